@@ -1,0 +1,148 @@
+//! The command line, as typed. What it means together with file and environment is
+//! [`crate::config`]'s.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Container lifecycle events, straight from the kernel.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Exit status: 0 good (a closed pipe too), 1 failed, 2 wrong usage, 3 the host lacks something."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is logged on standard error: error, warn, info, debug, trace, or per module
+    /// (`tracer::pipeline=debug`).
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "TRACER_LOG",
+        default_value = "info",
+        hide_env_values = true
+    )]
+    pub log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trace this host: one record per line on standard output.
+    Run(Box<RunArgs>),
+    /// Say what cgroup paths are: container, excluded, unknown or none.
+    Identify(IdentifyArgs),
+    /// Say what this host offers and lacks, with the remedy.
+    Doctor(DoctorArgs),
+    /// Turn a recording (`run --record`) into records again.
+    Replay(ReplayArgs),
+    /// Print the JSON Schema of the records.
+    Schema,
+}
+
+#[derive(Debug, Args, Default)]
+pub struct RunArgs {
+    /// Read this configuration file (TOML). Flags and environment have precedence.
+    #[arg(long, value_name = "FILE", env = "TRACER_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration and end.
+    #[arg(long)]
+    pub check_config: bool,
+    /// How the lines look; auto is pretty on a terminal and json otherwise.
+    #[arg(long, value_enum, env = "TRACER_FORMAT")]
+    pub format: Option<FormatArg>,
+    /// Also tell every exec and exit of processes inside containers.
+    #[arg(long, env = "TRACER_PROCESSES", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub processes: Option<bool>,
+    /// Also tell command lines. They carry secrets: think about who reads the stream.
+    #[arg(long, env = "TRACER_ARGS", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub args: Option<bool>,
+    /// Size of the ring buffer between kernel and tracer, bytes; a power of two.
+    #[arg(long, env = "TRACER_RING_BYTES", value_name = "BYTES")]
+    pub ring_bytes: Option<u32>,
+    /// How much may wait for a slow reader of standard output, bytes; beyond that the newest
+    /// records are left out, which `node.gap` tells.
+    #[arg(long, env = "TRACER_QUEUE_BYTES", value_name = "BYTES")]
+    pub queue_bytes: Option<usize>,
+    /// Command name of a further container runtime (up to 15 bytes; repeatable).
+    #[arg(
+        long = "runtime-name",
+        env = "TRACER_RUNTIME_NAMES",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub runtime_names: Vec<String>,
+    /// Write the raw records to this file, for `tracer replay`.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// The same for every command that shows records.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Filters (several values of one: any; several filters: all)")]
+pub struct FilterArgs {
+    /// Only records of this type (container.started, …).
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    pub types: Vec<String>,
+    /// Only containers of this runtime (docker, containerd, podman, …).
+    #[arg(long = "runtime", value_name = "NAME", value_delimiter = ',')]
+    pub runtimes: Vec<String>,
+    /// Only the container with this id (or at least 4 characters of it) or name.
+    #[arg(long = "container", value_name = "ID", value_delimiter = ',')]
+    pub containers: Vec<String>,
+    /// Only containers of this Kubernetes namespace.
+    #[arg(long = "namespace", value_name = "NAME", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// Only containers with this label.
+    #[arg(long = "label", value_name = "KEY[=VALUE]")]
+    pub labels: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct IdentifyArgs {
+    /// Cgroup paths below the root of their hierarchy, as in /proc/PID/cgroup; `-` reads them from
+    /// standard input, one per line.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<std::ffi::OsString>,
+    #[arg(long, value_enum, default_value_t = PlainFormat::Auto)]
+    pub format: PlainFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[arg(long, value_enum, default_value_t = PlainFormat::Auto)]
+    pub format: PlainFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The recording.
+    pub file: PathBuf,
+    /// How the lines look; auto is pretty on a terminal and json otherwise.
+    #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
+    pub format: FormatArg,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FormatArg {
+    Auto,
+    Json,
+    Pretty,
+}
+
+/// For commands that answer once: text for eyes, or JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlainFormat {
+    /// Text on a terminal, json otherwise.
+    Auto,
+    Text,
+    Json,
+}

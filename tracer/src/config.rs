@@ -1,0 +1,195 @@
+//! The configuration, checked: file, then environment, then flags, in rising order.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use tracer_common::COMM_LEN;
+
+use crate::{
+    cli::{FilterArgs, FormatArg, RunArgs},
+    filter::Filter,
+    record::Kind,
+};
+
+/// What `run` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    pub format: FormatArg,
+    pub processes: bool,
+    pub args: bool,
+    pub ring_bytes: u32,
+    pub queue_bytes: usize,
+    pub runtime_names: Vec<String>,
+    pub record: Option<PathBuf>,
+    pub filter: Filter,
+}
+
+/// The file. Unknown keys are errors: a misspelt one would be a setting that silently does nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    format: Option<FormatArg>,
+    processes: Option<bool>,
+    args: Option<bool>,
+    ring_bytes: Option<u32>,
+    queue_bytes: Option<usize>,
+    runtime_names: Vec<String>,
+    filter: FileFilter,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileFilter {
+    #[serde(rename = "type")]
+    types: Vec<String>,
+    runtime: Vec<String>,
+    container: Vec<String>,
+    namespace: Vec<String>,
+    label: Vec<String>,
+}
+
+const DEFAULT_RING_BYTES: u32 = 8 << 20;
+/// Smaller rings lose records in the time that a wake-up takes.
+const MIN_RING_BYTES: u32 = 64 << 10;
+const DEFAULT_QUEUE_BYTES: usize = 8 << 20;
+
+impl Config {
+    /// Puts the three sources together and checks the result.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong, with where it stands.
+    pub fn new(args: RunArgs) -> anyhow::Result<Self> {
+        let file = match &args.config {
+            Some(path) => {
+                let text = fs::read_to_string(path)
+                    .with_context(|| format!("cannot read configuration {}", path.display()))?;
+                toml::from_str(&text)
+                    .with_context(|| format!("configuration {} is wrong", path.display()))?
+            }
+            None => File::default(),
+        };
+        let runtime_names = either(args.runtime_names, file.runtime_names);
+        for name in &runtime_names {
+            anyhow::ensure!(
+                !name.is_empty() && name.len() < COMM_LEN && !name.contains('/'),
+                "runtime name '{name}' is not a command name of 1 to 15 bytes"
+            );
+        }
+        let ring_bytes = args
+            .ring_bytes
+            .or(file.ring_bytes)
+            .unwrap_or(DEFAULT_RING_BYTES);
+        anyhow::ensure!(
+            ring_bytes.is_power_of_two() && ring_bytes >= MIN_RING_BYTES,
+            "ring_bytes is {ring_bytes}: it must be a power of two of at least {MIN_RING_BYTES}"
+        );
+        Ok(Self {
+            format: args.format.or(file.format).unwrap_or(FormatArg::Auto),
+            processes: args.processes.or(file.processes).unwrap_or(false),
+            args: args.args.or(file.args).unwrap_or(false),
+            ring_bytes,
+            queue_bytes: args
+                .queue_bytes
+                .or(file.queue_bytes)
+                .unwrap_or(DEFAULT_QUEUE_BYTES),
+            runtime_names,
+            record: args.record,
+            filter: filter(FilterArgs {
+                types: either(args.filter.types, file.filter.types),
+                runtimes: either(args.filter.runtimes, file.filter.runtime),
+                containers: either(args.filter.containers, file.filter.container),
+                namespaces: either(args.filter.namespaces, file.filter.namespace),
+                labels: either(args.filter.labels, file.filter.label),
+            })?,
+        })
+    }
+}
+
+fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    if first.is_empty() { second } else { first }
+}
+
+/// A filter as typed.
+///
+/// # Errors
+///
+/// A type that does not exist.
+pub fn filter(args: FilterArgs) -> anyhow::Result<Filter> {
+    let types = args.types.iter().map(|name| kind(name));
+    Ok(Filter {
+        types: types.collect::<anyhow::Result<_>>()?,
+        runtimes: args.runtimes,
+        containers: args.containers,
+        namespaces: args.namespaces,
+        labels: args.labels,
+    })
+}
+
+/// `container.` may be left out.
+fn kind(name: &str) -> anyhow::Result<Kind> {
+    let found = Kind::ALL.iter().copied().find(|kind| {
+        kind.as_str() == name || kind.as_str().strip_prefix("container.") == Some(name)
+    });
+    found.with_context(|| {
+        let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        format!("there is no type '{name}'; there are {}", all.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn with_file(text: &str, args: RunArgs) -> anyhow::Result<Config> {
+        let mut path = std::env::temp_dir();
+        path.push(format!(
+            "tracer-config-{}-{:p}",
+            std::process::id(),
+            &raw const args
+        ));
+        fs::File::create(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .expect("a temporary file");
+        let config = Config::new(RunArgs {
+            config: Some(path.clone()),
+            ..args
+        });
+        fs::remove_file(path).expect("the temporary file");
+        config
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let args = RunArgs {
+            processes: Some(false),
+            ..RunArgs::default()
+        };
+        let config = with_file(
+            "processes = true\nargs = true\n[filter]\ntype = [\"oom\"]",
+            args,
+        )
+        .expect("good");
+        assert!(!config.processes && config.args);
+        assert_eq!(config.filter.types, [Kind::Oom]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("procesess = true", "procesess"),
+            ("[filter]\ntypo = []", "typo"),
+            ("ring_bytes = 100000", "power of two"),
+            ("runtime_names = [\"a-very-long-runtime-name\"]", "15 bytes"),
+            ("[filter]\ntype = [\"container.born\"]", "container.born"),
+            ("processes = \"yes\"", "processes"),
+        ] {
+            let error = with_file(text, RunArgs::default()).expect_err(text);
+            let told = format!("{error:#}");
+            assert!(told.contains(named), "{told}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Bytes of one ring buffer record to a [`RawEvent`]; pure.
+//!
+//! Reads by offset what `tracer_common` lays out, checks every length, borrows every text. A record
+//! of an unknown kind or version, or shorter than its kind, is an error that the caller counts; it
+//! never stops the stream.
+
+use std::mem::{offset_of, size_of};
+
+use tracer_common::{
+    ABI_VERSION, ARGS_LEN, COMM_LEN, CgroupKey, FILENAME_LEN, Head, PATH_LARGE, PATH_SMALL,
+    Process, RUNTIME_ARGS_LEN, kind,
+};
+
+/// Why a record cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("record of {len} bytes is shorter than its kind ({kind})")]
+    Short { kind: u16, len: usize },
+    #[error("record of unknown kind {0}")]
+    Kind(u16),
+    #[error("record of ABI version {0}, this is {ABI_VERSION}")]
+    Version(u16),
+}
+
+/// A record of the kernel side; texts are bytes, exactly as the kernel has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawEvent<'a> {
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub time_ns: u64,
+    /// CPU that made the record.
+    pub cpu: u32,
+    /// Low half of what this CPU had lost by then.
+    pub drops: u32,
+    pub what: What<'a>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What<'a> {
+    Mkdir(Mkdir<'a>),
+    Rename(Mkdir<'a>),
+    Rmdir {
+        cgroup: CgroupKey,
+    },
+    Populated {
+        cgroup: CgroupKey,
+        populated: bool,
+    },
+    Frozen {
+        cgroup: CgroupKey,
+        frozen: bool,
+    },
+    Fork {
+        cgroup: CgroupKey,
+        child: Task<'a>,
+        flags: u32,
+    },
+    Exec(Exec<'a>),
+    Exit {
+        cgroup: CgroupKey,
+        process: Task<'a>,
+        /// Wait status.
+        status: u32,
+        flags: u32,
+    },
+    Oom(Oom<'a>),
+}
+
+/// A cgroup that came to be, or its new path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mkdir<'a> {
+    pub cgroup: CgroupKey,
+    pub parent_id: u64,
+    pub level: u32,
+    pub maker_pid: u32,
+    pub maker_parent_pid: u32,
+    /// Path below the hierarchy's root; cut at its end where `leaf` is there.
+    pub path: &'a [u8],
+    /// Name of the leaf, where the kernel cut the path.
+    pub leaf: Option<&'a [u8]>,
+}
+
+/// A process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task<'a> {
+    pub start_ns: u64,
+    pub pid: u32,
+    pub vpid: u32,
+    pub parent_pid: u32,
+    pub pid_ns_level: u32,
+    pub comm: &'a [u8],
+}
+
+/// A program executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exec<'a> {
+    pub cgroup: CgroupKey,
+    pub parent_cgroup: CgroupKey,
+    pub process: Task<'a>,
+    pub flags: u32,
+    pub filename: &'a [u8],
+    /// NUL between arguments; empty where they were not asked for.
+    pub args: &'a [u8],
+}
+
+/// A victim of the OOM killer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oom<'a> {
+    pub cgroup: CgroupKey,
+    pub victim: Task<'a>,
+    /// Memory cgroup whose limit was hit; none where the host ran out.
+    pub limit: Option<CgroupKey>,
+    /// Memory cgroup of the victim.
+    pub memory: CgroupKey,
+    pub limit_bytes: u64,
+}
+
+impl What<'_> {
+    /// The cgroup that the record is about.
+    #[must_use]
+    pub const fn cgroup(&self) -> CgroupKey {
+        match self {
+            Self::Mkdir(mkdir) | Self::Rename(mkdir) => mkdir.cgroup,
+            Self::Rmdir { cgroup }
+            | Self::Populated { cgroup, .. }
+            | Self::Frozen { cgroup, .. }
+            | Self::Fork { cgroup, .. }
+            | Self::Exit { cgroup, .. } => *cgroup,
+            Self::Exec(exec) => exec.cgroup,
+            Self::Oom(oom) => oom.cgroup,
+        }
+    }
+}
+
+/// Reads one record.
+///
+/// # Errors
+///
+/// [`DecodeError`].
+pub fn decode(record: &[u8]) -> Result<RawEvent<'_>, DecodeError> {
+    let mut fields = Fields(record);
+    let head = fields.head().ok_or(DecodeError::Short {
+        kind: 0,
+        len: record.len(),
+    })?;
+    if head.version != ABI_VERSION {
+        return Err(DecodeError::Version(head.version));
+    }
+    let what = match head.kind {
+        kind::CGROUP_MKDIR => fields.mkdir().map(What::Mkdir),
+        kind::CGROUP_RENAME => fields.mkdir().map(What::Rename),
+        kind::CGROUP_RMDIR => fields.state().map(|(cgroup, _)| What::Rmdir { cgroup }),
+        kind::CGROUP_POPULATED => fields
+            .state()
+            .map(|(cgroup, populated)| What::Populated { cgroup, populated }),
+        kind::CGROUP_FROZEN => fields
+            .state()
+            .map(|(cgroup, frozen)| What::Frozen { cgroup, frozen }),
+        kind::FORK => fields.fork(),
+        kind::EXEC => fields.exec().map(What::Exec),
+        kind::EXIT => fields.exit(),
+        kind::OOM => fields.oom().map(What::Oom),
+        other => return Err(DecodeError::Kind(other)),
+    };
+    let what = what.ok_or(DecodeError::Short {
+        kind: head.kind,
+        len: record.len(),
+    })?;
+    Ok(RawEvent {
+        time_ns: head.time_ns,
+        cpu: head.cpu,
+        drops: head.drops,
+        what,
+    })
+}
+
+// The reader below takes the fields one after the other; these pin their order to the ABI's.
+const _: () = assert!(size_of::<Process>() == 8 + 4 * 4 + COMM_LEN);
+const _: () = assert!(offset_of!(tracer_common::Exec, flags) == 24 + 16 + 16 + 40);
+const _: () = assert!(offset_of!(tracer_common::Oom, limit_bytes) == 24 + 16 + 40 + 16 + 16);
+
+/// The rest of a record; each call takes the next field.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u64::from_ne_bytes(*taken))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_ne_bytes(*taken))
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u16::from_ne_bytes(*taken))
+    }
+
+    fn head(&mut self) -> Option<Head> {
+        Some(Head {
+            time_ns: self.u64()?,
+            drops: self.u32()?,
+            cpu: self.u32()?,
+            kind: self.u16()?,
+            version: self.u16()?,
+            len: self.u32()?,
+        })
+    }
+
+    fn cgroup(&mut self) -> Option<CgroupKey> {
+        let id = self.u64()?;
+        let hierarchy = self.u32()?;
+        self.u32()?;
+        Some(CgroupKey::new(hierarchy, id))
+    }
+
+    fn task(&mut self) -> Option<Task<'a>> {
+        Some(Task {
+            start_ns: self.u64()?,
+            pid: self.u32()?,
+            vpid: self.u32()?,
+            parent_pid: self.u32()?,
+            pid_ns_level: self.u32()?,
+            comm: until_nul(self.bytes(COMM_LEN)?),
+        })
+    }
+
+    /// `len` bytes of a text whose class has `capacity`.
+    fn text(&mut self, capacity: usize, len: u16) -> Option<&'a [u8]> {
+        self.bytes(capacity)?.get(..usize::from(len))
+    }
+
+    fn mkdir(&mut self) -> Option<Mkdir<'a>> {
+        let cgroup = self.cgroup()?;
+        let parent_id = self.u64()?;
+        let level = self.u32()?;
+        let maker_pid = self.u32()?;
+        let maker_parent_pid = self.u32()?;
+        let path_len = self.u16()?;
+        let leaf_len = self.u16()?;
+        let small = self.0.len() < PATH_LARGE;
+        let path = self.text(if small { PATH_SMALL } else { PATH_LARGE }, path_len)?;
+        let leaf = match leaf_len {
+            0 => None,
+            len => Some(self.0.get(..usize::from(len))?),
+        };
+        Some(Mkdir {
+            cgroup,
+            parent_id,
+            level,
+            maker_pid,
+            maker_parent_pid,
+            path,
+            leaf,
+        })
+    }
+
+    fn state(&mut self) -> Option<(CgroupKey, bool)> {
+        Some((self.cgroup()?, self.u32()? != 0))
+    }
+
+    fn fork(&mut self) -> Option<What<'a>> {
+        Some(What::Fork {
+            cgroup: self.cgroup()?,
+            child: self.task()?,
+            flags: self.u32()?,
+        })
+    }
+
+    fn exec(&mut self) -> Option<Exec<'a>> {
+        let cgroup = self.cgroup()?;
+        let parent_cgroup = self.cgroup()?;
+        let process = self.task()?;
+        let flags = self.u32()?;
+        let filename_len = self.u16()?;
+        let args_len = self.u16()?;
+        let filename = self.text(FILENAME_LEN, filename_len)?;
+        // The class is what is left: none, a process's or a runtime's.
+        let class = if self.0.len() < ARGS_LEN {
+            0
+        } else if self.0.len() < RUNTIME_ARGS_LEN {
+            ARGS_LEN
+        } else {
+            RUNTIME_ARGS_LEN
+        };
+        Some(Exec {
+            cgroup,
+            parent_cgroup,
+            process,
+            flags,
+            filename,
+            args: self.text(class, args_len)?,
+        })
+    }
+
+    fn exit(&mut self) -> Option<What<'a>> {
+        Some(What::Exit {
+            cgroup: self.cgroup()?,
+            process: self.task()?,
+            status: self.u32()?,
+            flags: self.u32()?,
+        })
+    }
+
+    fn oom(&mut self) -> Option<Oom<'a>> {
+        let cgroup = self.cgroup()?;
+        let victim = self.task()?;
+        let limit = self.cgroup()?;
+        let memory = self.cgroup()?;
+        Some(Oom {
+            cgroup,
+            victim,
+            limit: (limit.id != 0).then_some(limit),
+            memory,
+            limit_bytes: self.u64()?,
+        })
+    }
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}

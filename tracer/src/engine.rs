@@ -1,0 +1,131 @@
+//! The pure core as one piece: entries in, events and actions out.
+//!
+//! Live and replay drive the same [`Engine`] with the same [`Entry`]s; what a recording holds is the
+//! entries. Each entry carries the moment at which it was taken up, so that even the latency in a
+//! replayed record is the one of the live record.
+
+use std::sync::Arc;
+
+use tracer_common::CgroupKey;
+
+use crate::{
+    decode::{DecodeError, decode},
+    lifecycle::{self, Action, Event, Input, Machine, Output, Snapshot},
+    record::{Kind, Node, Origin, Record},
+    render::Renderer,
+    time::{BootNs, WallOffset},
+};
+
+/// One thing for the engine to take up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A record of the kernel side, undecoded.
+    Raw(&'a [u8]),
+    /// A container's v1 freezer was read.
+    Freezer { root: CgroupKey, frozen: bool },
+    /// A scan.
+    Snapshot(Arc<Snapshot>, Origin),
+    /// The tracer speaks of itself.
+    Node(Kind, Box<Node>),
+    /// Time passed.
+    Tick,
+    /// The wall clock was set.
+    Offset(WallOffset),
+}
+
+/// The machine with its renderer.
+#[derive(Debug)]
+pub struct Engine {
+    pub machine: Machine,
+    pub renderer: Renderer,
+    scratch: Vec<Output>,
+    undecoded: u64,
+}
+
+/// What an entry led to.
+#[derive(Debug)]
+pub enum Effect {
+    Event(Box<Event>),
+    Act(Action),
+}
+
+impl Engine {
+    /// An engine whose first record will be number `next_seq`.
+    #[must_use]
+    pub fn new(host: lifecycle::Host, renderer: Renderer, next_seq: u64) -> Self {
+        Self {
+            machine: Machine::new(host, next_seq),
+            renderer,
+            scratch: Vec::new(),
+            undecoded: 0,
+        }
+    }
+
+    /// Takes up one entry at `now`; `effect` is called for what follows, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] for a raw record that cannot be read; it is counted and has no effect.
+    pub fn step(
+        &mut self,
+        now: BootNs,
+        entry: &Entry<'_>,
+        mut effect: impl FnMut(&Renderer, Effect),
+    ) -> Result<(), DecodeError> {
+        match entry {
+            Entry::Raw(bytes) => match decode(bytes) {
+                Ok(raw) => {
+                    let at = BootNs(raw.time_ns);
+                    self.machine
+                        .apply(at, Input::Raw(&raw.what), &mut self.scratch);
+                }
+                Err(error) => {
+                    self.undecoded += 1;
+                    return Err(error);
+                }
+            },
+            Entry::Freezer { root, frozen } => {
+                let input = Input::Freezer {
+                    root: *root,
+                    frozen: *frozen,
+                };
+                self.machine.apply(now, input, &mut self.scratch);
+            }
+            Entry::Snapshot(snapshot, origin) => {
+                let input = Input::Snapshot(snapshot, *origin);
+                self.machine.apply(now, input, &mut self.scratch);
+            }
+            Entry::Node(kind, node) => {
+                let input = Input::Node(*kind, node.clone());
+                self.machine.apply(now, input, &mut self.scratch);
+            }
+            Entry::Tick => self.machine.apply(now, Input::Tick, &mut self.scratch),
+            Entry::Offset(offset) => self.renderer.offset = *offset,
+        }
+        for output in self.scratch.drain(..) {
+            let caused = match output {
+                Output::Event(event) => Effect::Event(event),
+                Output::Act(action) => Effect::Act(action),
+            };
+            effect(&self.renderer, caused);
+        }
+        Ok(())
+    }
+
+    /// Raw records that could not be read.
+    #[must_use]
+    pub const fn undecoded(&self) -> u64 {
+        self.undecoded
+    }
+}
+
+/// Appends `record` to `to` as one JSON line.
+///
+/// # Errors
+///
+/// None that the record types can cause; serde's signature has one.
+pub fn write_line(record: &Record, to: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    serde_json::to_writer(&mut *to, record)?;
+    to.push(b'\n');
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! tracer: container lifecycle events, straight from the kernel.
+//!
+//! ```text
+//! kernel ──▶ ring ──▶ decode ──▶ lifecycle ──▶ render ──▶ sink
+//!    ▲                  ▲  identity ┘   │         record ┘
+//!    └── tables ◀─ actions ─────────────┘
+//! reconcile (cgroupfs, /proc) ──▶ Snapshot ──▶ lifecycle
+//! ```
+//!
+//! Order of dependence, never back: `tracer_common` ← [`decode`] ← [`identity`], [`lifecycle`] ←
+//! [`record`], [`render`] ← [`sink`] ← [`pipeline`] ← [`commands`]. Everything left of the sinks is
+//! pure: no clock, no I/O; [`engine`] ties it together, so that a recording replays through exactly
+//! the code that runs live.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod decode;
+pub mod engine;
+pub mod filter;
+pub mod host;
+pub mod identity;
+pub mod kernel;
+pub mod lifecycle;
+pub mod pipeline;
+pub mod pretty;
+pub mod reconcile;
+pub mod record;
+pub mod recording;
+pub mod render;
+pub mod sink;
+pub mod time;

@@ -1,0 +1,534 @@
+//! Cgroups come, change and go: which are containers, and what that means for them.
+
+use std::sync::Arc;
+
+use tracer_common::CgroupKey;
+
+use super::{
+    Action, Identity, Instance, Machine, Output,
+    instance::{End, Member},
+};
+use crate::{
+    decode::Mkdir,
+    identity::{self, identify},
+    record::{K8s, Kind, Origin, Parent, Pod, Runtime},
+    time::BootNs,
+};
+
+/// What a cgroup is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The root of an instance; its key is the instance's.
+    Root,
+    /// Inside the container whose root or twin has this key.
+    Inside(CgroupKey),
+    /// A container's cgroup in a hierarchy that is not the preferred one, as long as no cgroup with
+    /// the same path has become its root.
+    Twin(Box<Claim>),
+    /// Not known to be a container.
+    Candidate {
+        path: Arc<[u8]>,
+        /// Root of the container that it lies in.
+        within: Option<CgroupKey>,
+    },
+}
+
+/// Who a cgroup says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub id: Arc<str>,
+    pub runtime: Option<Runtime>,
+    pub pod_uid: Option<String>,
+    pub parents: Arc<[Parent]>,
+    pub path: Arc<[u8]>,
+}
+
+/// The cgroups that share the path of a container.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    /// Key of the instance, once there is one.
+    pub root: Option<CgroupKey>,
+    /// Twins, and cgroups inside them, that the kernel still watches.
+    pub twins: Vec<CgroupKey>,
+}
+
+/// What a path turns out to be.
+enum Verdict {
+    Container(Claim),
+    /// In the container with this root.
+    Inside(CgroupKey),
+    Candidate(Option<CgroupKey>),
+    /// Of no interest.
+    None,
+}
+
+impl Machine {
+    pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Vec<Output>) {
+        let path = self.full_path(mkdir);
+        let key = mkdir.cgroup;
+        let parent = CgroupKey::new(key.hierarchy, mkdir.parent_id);
+        match self.judge(&path, Some(parent), Some(mkdir)) {
+            Verdict::Container(claim) => self.appeared(at, key, claim, Origin::Kernel, out),
+            Verdict::Inside(root) => self.inside(key, root, out),
+            Verdict::Candidate(within) => {
+                self.places.insert(key, Place::Candidate { path, within });
+            }
+            Verdict::None => out.push(Output::Act(Action::Forget(key))),
+        }
+    }
+
+    pub(super) fn rename(&mut self, mkdir: &Mkdir<'_>) {
+        let Some(instance) = self.instances.get_mut(&mkdir.cgroup) else {
+            return;
+        };
+        let identity = Arc::make_mut(&mut instance.identity);
+        let path: Arc<[u8]> = mkdir.path.into();
+        let old = std::mem::replace(&mut identity.path, Arc::clone(&path));
+        if let Some(roots) = self.paths.remove(&old) {
+            self.paths.insert(path, roots);
+        }
+    }
+
+    pub(super) fn rmdir(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        origin: Origin,
+        out: &mut Vec<Output>,
+    ) {
+        match self.places.remove(&key) {
+            Some(Place::Root) => self.removed(at, key, origin, out),
+            Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
+            Some(Place::Inside(root)) => {
+                if let Some(Place::Twin(claim)) = self.places.get(&root)
+                    && let Some(roots) = self.paths.get_mut(&claim.path)
+                {
+                    roots.twins.retain(|twin| *twin != key);
+                }
+            }
+            Some(Place::Candidate { .. }) => {}
+            None => self.oddities += 1,
+        }
+    }
+
+    pub(super) fn populated(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        populated: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let was = std::mem::replace(&mut instance.populated, populated);
+        if populated || !was {
+            return;
+        }
+        // Nothing runs any more, so init does not either: its end went untold only if it was not
+        // followed, as one that was there before the tracer may not be.
+        if instance.is_alive() {
+            instance.end = Some(End::Exited);
+            instance.frozen = false;
+            self.tell(at, Kind::Exited, Origin::Kernel, key, out);
+        }
+        self.tell(at, Kind::Emptied, Origin::Kernel, key, out);
+    }
+
+    pub(super) fn frozen(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        frozen: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if instance.frozen == frozen || !instance.is_alive() {
+            return;
+        }
+        instance.frozen = frozen;
+        let kind = if frozen { Kind::Paused } else { Kind::Resumed };
+        self.tell(at, kind, Origin::Kernel, key, out);
+    }
+
+    /// The path as a whole. The kernel cuts a long one at its end; then the parent's is known, or
+    /// the missing middle is marked.
+    fn full_path(&self, mkdir: &Mkdir<'_>) -> Arc<[u8]> {
+        let Some(leaf) = mkdir.leaf else {
+            return mkdir.path.into();
+        };
+        let parent = CgroupKey::new(mkdir.cgroup.hierarchy, mkdir.parent_id);
+        let whole = match self.places.get(&parent) {
+            Some(Place::Root) => self.instances.get(&parent).map(|i| &i.identity.path),
+            Some(Place::Twin(claim)) => Some(&claim.path),
+            Some(Place::Candidate { path, .. }) => Some(path),
+            Some(Place::Inside(_)) | None => None,
+        };
+        if let Some(parent) = whole {
+            return [parent, b"/".as_slice(), leaf].concat().into();
+        }
+        let end = mkdir.path.iter().rposition(|byte| *byte == b'/');
+        let kept = mkdir.path.get(..end.unwrap_or(0)).unwrap_or_default();
+        [kept, "/…/".as_bytes(), leaf].concat().into()
+    }
+
+    /// The root of the container that a cgroup lies in.
+    pub(super) fn container_of(&self, key: CgroupKey) -> Option<CgroupKey> {
+        match self.places.get(&key)? {
+            Place::Root => Some(key),
+            Place::Inside(root) => Some(*root),
+            Place::Candidate { within, .. } => *within,
+            Place::Twin(_) => None,
+        }
+    }
+
+    fn judge(
+        &self,
+        path: &Arc<[u8]>,
+        parent: Option<CgroupKey>,
+        mkdir: Option<&Mkdir<'_>>,
+    ) -> Verdict {
+        let around = parent.and_then(|parent| self.container_of(parent));
+        match identify(path) {
+            identity::Identity::Container(found) if found.root_len == path.len() => {
+                Verdict::Container(self.claim(found, path, around))
+            }
+            identity::Identity::Container(found) => self.judge_child(&found, path, around),
+            identity::Identity::Unknown => {
+                let leaf = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+                match mkdir.and_then(|mkdir| self.call_for(mkdir, leaf)) {
+                    Some((id, runtime)) => Verdict::Container(Claim {
+                        id,
+                        runtime: Some(Runtime { name: runtime }),
+                        pod_uid: None,
+                        parents: self.lineage(around),
+                        path: Arc::clone(path),
+                    }),
+                    None => Verdict::Candidate(around),
+                }
+            }
+            // What is the host's by its path may be inside a container that only its runtime named.
+            identity::Identity::Excluded { .. } | identity::Identity::NotContainer { .. } => {
+                around.map_or(Verdict::None, Verdict::Inside)
+            }
+        }
+    }
+
+    /// A cgroup below one that is a container by its path.
+    fn judge_child(
+        &self,
+        found: &identity::Container,
+        path: &Arc<[u8]>,
+        around: Option<CgroupKey>,
+    ) -> Verdict {
+        if let Some(root) = around {
+            // A nested runtime may make containers of its own there, whose paths say nothing.
+            return Verdict::Candidate(Some(root));
+        }
+        let root = path.get(..found.root_len).unwrap_or_default();
+        match self.paths.get(root) {
+            Some(roots) => match (roots.root, roots.twins.first()) {
+                (Some(_), _) | (None, None) => Verdict::None,
+                (None, Some(twin)) => Verdict::Inside(*twin),
+            },
+            None => Verdict::Candidate(None),
+        }
+    }
+
+    /// The runtime call that this cgroup was made for, by the maker or by the name.
+    fn call_for(&self, mkdir: &Mkdir<'_>, leaf: &[u8]) -> Option<(Arc<str>, Arc<str>)> {
+        let call = [mkdir.maker_pid, mkdir.maker_parent_pid]
+            .into_iter()
+            .find_map(|pid| self.calls.get(pid).filter(|call| call.fits(leaf)))
+            .or_else(|| self.calls.for_leaf(leaf))?;
+        Some((Arc::clone(&call.id), Arc::clone(&call.runtime)))
+    }
+
+    pub(super) fn claim(
+        &self,
+        found: identity::Container,
+        path: &Arc<[u8]>,
+        around: Option<CgroupKey>,
+    ) -> Claim {
+        let by_path: Vec<Parent> = found
+            .parents
+            .iter()
+            .map(|parent| Parent {
+                id: parent.id.as_str().into(),
+                runtime: Some(Runtime {
+                    name: parent.runtime.as_str().into(),
+                }),
+            })
+            .collect();
+        let known = self.lineage(around);
+        Claim {
+            id: found.id.into(),
+            runtime: Some(Runtime {
+                name: found.runtime.as_str().into(),
+            }),
+            pod_uid: found.pod_uid,
+            // What the table knows includes containers whose paths say nothing.
+            parents: if known.len() >= by_path.len() {
+                known
+            } else {
+                by_path.into()
+            },
+            path: Arc::clone(path),
+        }
+    }
+
+    /// The containers around something that lies in the container `around`, that one included.
+    pub(super) fn lineage(&self, around: Option<CgroupKey>) -> Arc<[Parent]> {
+        let Some(instance) = around.and_then(|root| self.instances.get(&root)) else {
+            return Arc::new([]);
+        };
+        let identity = &instance.identity;
+        let itself = Parent {
+            id: Arc::clone(&identity.id),
+            runtime: identity.runtime.clone(),
+        };
+        identity.parents.iter().cloned().chain([itself]).collect()
+    }
+
+    /// A container's cgroup is there.
+    pub(super) fn appeared(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        claim: Claim,
+        origin: Origin,
+        out: &mut Vec<Output>,
+    ) {
+        let known = self.paths.get(&claim.path).and_then(|roots| roots.root);
+        match known {
+            None if key.hierarchy == self.host.preferred() => {
+                self.create(at, key, claim, origin, out);
+            }
+            None => {
+                let roots = self.paths.entry(Arc::clone(&claim.path)).or_default();
+                roots.twins.push(key);
+                self.places.insert(key, Place::Twin(Box::new(claim)));
+            }
+            // The same hierarchy: the one before it went without a word.
+            Some(root) if root.hierarchy == key.hierarchy => {
+                self.oddities += 1;
+                self.places.remove(&root);
+                self.removed(at, root, Origin::Reconcile, out);
+                self.create(at, key, claim, origin, out);
+            }
+            Some(root) => {
+                out.push(Output::Act(Action::Forget(key)));
+                if Some(key.hierarchy) == self.host.freezer {
+                    let path = claim.path;
+                    out.push(Output::Act(Action::WatchFreezer { root, path }));
+                }
+            }
+        }
+    }
+
+    /// A new cgroup inside a container, or inside the twin of one.
+    fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Vec<Output>) {
+        match self.places.get(&root) {
+            Some(Place::Root) => {
+                self.places.insert(key, Place::Inside(root));
+            }
+            Some(Place::Twin(claim)) => {
+                if let Some(roots) = self.paths.get_mut(&claim.path) {
+                    roots.twins.push(key);
+                }
+                self.places.insert(key, Place::Inside(root));
+            }
+            _ => out.push(Output::Act(Action::Forget(key))),
+        }
+    }
+
+    /// Makes the instance and tells it. `Origin::Kernel` means that it was seen being made.
+    pub(super) fn create(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        claim: Claim,
+        origin: Origin,
+        out: &mut Vec<Output>,
+    ) {
+        self.enter(key, claim, out);
+        if origin == Origin::Kernel {
+            self.tell(at, Kind::Created, origin, key, out);
+        }
+    }
+
+    /// Enters an instance into the table without a word, in place of its twins.
+    pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
+        let path = Arc::clone(&claim.path);
+        let roots = self.paths.entry(Arc::clone(&path)).or_default();
+        roots.root = Some(key);
+        for twin in std::mem::take(&mut roots.twins) {
+            if twin != key {
+                self.places.remove(&twin);
+                out.push(Output::Act(Action::Forget(twin)));
+            }
+        }
+        self.places.insert(key, Place::Root);
+        self.instances
+            .insert(key, Instance::new(self.identity(key, claim)));
+        if self.host.freezer.is_some() {
+            out.push(Output::Act(Action::WatchFreezer { root: key, path }));
+        }
+    }
+
+    fn identity(&self, key: CgroupKey, claim: Claim) -> Identity {
+        let k8s = claim.pod_uid.map(|uid| {
+            Arc::new(K8s {
+                pod: Some(Pod {
+                    name: None,
+                    uid: Some(uid),
+                }),
+                ..K8s::default()
+            })
+        });
+        Identity {
+            id: claim.id,
+            instance: format!("{}:{}:{}", self.host.boot_id, key.hierarchy, key.id).into(),
+            runtime: claim.runtime,
+            parents: claim.parents,
+            cgroup: key,
+            hierarchy: self.host.hierarchy(key.hierarchy),
+            path: claim.path,
+            name: None,
+            image: None,
+            label: None,
+            k8s,
+        }
+    }
+
+    /// A process landed in a cgroup that is no root yet: now it is, if it is a container's at all.
+    /// Returns the root.
+    pub(super) fn settle(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        parent_pid: u32,
+        out: &mut Vec<Output>,
+    ) -> Option<CgroupKey> {
+        match self.places.get(&key)? {
+            Place::Root => Some(key),
+            Place::Inside(root) if self.instances.contains_key(root) => Some(*root),
+            Place::Inside(root) => {
+                let root = *root;
+                self.settle(at, root, parent_pid, out)
+            }
+            Place::Twin(claim) => {
+                let claim = (**claim).clone();
+                self.create(at, key, claim, Origin::Kernel, out);
+                Some(key)
+            }
+            Place::Candidate { path, within } => {
+                let (path, within) = (Arc::clone(path), *within);
+                let claim = self.claim_of_candidate(path, within, parent_pid)?;
+                self.appeared(at, key, claim, Origin::Kernel, out);
+                match self.places.get(&key) {
+                    Some(Place::Root) => Some(key),
+                    // It is in no preferred hierarchy, and a process is in it: as above.
+                    Some(Place::Twin(_)) => self.settle(at, key, parent_pid, out),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// A candidate in which a process became the first of a new pid namespace: named by the runtime
+    /// that brought it in, or else by its own cgroup.
+    fn claim_of_candidate(
+        &self,
+        path: Arc<[u8]>,
+        within: Option<CgroupKey>,
+        parent_pid: u32,
+    ) -> Option<Claim> {
+        let leaf = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let call = self.calls.get(parent_pid);
+        let id = match call {
+            Some(call) => Arc::clone(&call.id),
+            None if leaf.is_empty() => return None,
+            None => String::from_utf8_lossy(leaf).as_ref().into(),
+        };
+        Some(Claim {
+            id,
+            runtime: call.map(|call| Runtime {
+                name: Arc::clone(&call.runtime),
+            }),
+            pod_uid: None,
+            parents: self.lineage(within),
+            path,
+        })
+    }
+
+    /// The instance's cgroup is gone, and with it the instance.
+    pub(super) fn removed(
+        &mut self,
+        at: BootNs,
+        key: CgroupKey,
+        origin: Origin,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        if let Some(Member { since, .. }) = instance.candidate.take() {
+            self.waiting.remove(&(since, key));
+        }
+        if instance.is_alive() {
+            instance.end = Some(End::Exited);
+            self.tell(at, Kind::Exited, origin, key, out);
+        } else if instance.started.is_none() && instance.end.is_none() {
+            instance.end = Some(End::Failed);
+            self.tell(at, Kind::StartFailed, origin, key, out);
+        }
+        let Some(mut event) = self.event(at, Kind::Removed, origin, key) else {
+            return;
+        };
+        if let Some(subject) = &mut event.container {
+            subject.state = crate::record::State::Removed;
+        }
+        out.push(Output::Event(Box::new(event)));
+        let path = match self.instances.remove(&key) {
+            Some(instance) => Arc::clone(&instance.identity.path),
+            None => return,
+        };
+        if self.host.freezer.is_some() {
+            out.push(Output::Act(Action::UnwatchFreezer { root: key }));
+        }
+        if let Some(roots) = self.paths.get_mut(&path) {
+            roots.root = None;
+            if roots.twins.is_empty() {
+                self.paths.remove(&path);
+            }
+        }
+        self.forget_inside(key);
+    }
+
+    /// Cgroups inside go before their root; what is left of them was lost.
+    fn forget_inside(&mut self, root: CgroupKey) {
+        self.places.retain(|_, place| match place {
+            Place::Inside(of) => *of != root,
+            Place::Candidate { within, .. } => *within != Some(root),
+            Place::Root | Place::Twin(_) => true,
+        });
+    }
+
+    /// The last twin of a container that never got a root: it lived, if only to fail.
+    fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
+        let path = Arc::clone(&claim.path);
+        let Some(roots) = self.paths.get_mut(&path) else {
+            return;
+        };
+        roots.twins.retain(|twin| *twin != key);
+        if roots.root.is_some() || !roots.twins.is_empty() {
+            return;
+        }
+        self.create(at, key, claim, Origin::Kernel, out);
+        self.places.remove(&key);
+        self.removed(at, key, Origin::Kernel, out);
+    }
+}

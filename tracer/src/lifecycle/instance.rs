@@ -1,0 +1,132 @@
+//! One life of a container.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tracer_common::CgroupKey;
+
+use super::Subject;
+use crate::{
+    record::{Enrichment, Image, K8s, Parent, Runtime, State},
+    time::BootNs,
+};
+
+/// Who the container is. Shared by the events that speak of it; replaced when more becomes known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub id: Arc<str>,
+    /// `<boot id>:<hierarchy>:<cgroup id>`
+    pub instance: Arc<str>,
+    pub runtime: Option<Runtime>,
+    pub parents: Arc<[Parent]>,
+    pub cgroup: CgroupKey,
+    /// Name of the cgroup's hierarchy.
+    pub hierarchy: Arc<str>,
+    /// Below the root of the hierarchy.
+    pub path: Arc<[u8]>,
+    pub name: Option<Arc<str>>,
+    pub image: Option<Arc<Image>>,
+    pub label: Option<Arc<BTreeMap<String, String>>>,
+    pub k8s: Option<Arc<K8s>>,
+}
+
+/// A process that matters to the container's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    pub pid: u32,
+    /// Tells it from a later process with the same pid.
+    pub start_ns: u64,
+    /// When it began what it is here for.
+    pub since: BootNs,
+    /// `start_ns` comes from `/proc`, which counts in clock ticks.
+    pub coarse: bool,
+}
+
+/// A clock tick as user space sees it (`USER_HZ` is 100 on every supported architecture).
+const TICK_NS: u64 = 10_000_000;
+
+impl Member {
+    /// Whether this is the process with that pid and start.
+    #[must_use]
+    pub const fn is_process(&self, pid: u32, start_ns: u64) -> bool {
+        let same_start = if self.coarse {
+            self.start_ns / TICK_NS == start_ns / TICK_NS
+        } else {
+            self.start_ns == start_ns
+        };
+        self.pid == pid && same_start
+    }
+}
+
+/// How an instance stopped running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Before it executed its entrypoint.
+    Failed,
+    /// Init ended.
+    Exited,
+}
+
+/// A container from `created` or `discovered` to `removed`.
+#[derive(Debug)]
+pub struct Instance {
+    pub identity: Arc<Identity>,
+    pub enrichment: Enrichment,
+    /// Number of the last event that changed it.
+    pub version: u64,
+    pub(super) started: Option<BootNs>,
+    pub(super) end: Option<End>,
+    pub(super) frozen: bool,
+    pub(super) populated: bool,
+    /// The first process of the container's pid namespace, before it executed anything.
+    pub(super) candidate: Option<Member>,
+    pub(super) init: Option<Member>,
+    pub(super) init_oom: bool,
+    /// Exec sessions by pid.
+    pub(super) sessions: BTreeMap<u32, Member>,
+}
+
+impl Instance {
+    pub(super) fn new(identity: Identity) -> Self {
+        Self {
+            identity: Arc::new(identity),
+            enrichment: Enrichment::None,
+            version: 0,
+            started: None,
+            end: None,
+            frozen: false,
+            populated: false,
+            candidate: None,
+            init: None,
+            init_oom: false,
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> State {
+        if self.end.is_some() {
+            State::Exited
+        } else if self.started.is_none() {
+            State::Created
+        } else if self.frozen {
+            State::Paused
+        } else {
+            State::Running
+        }
+    }
+
+    /// Whether init has executed the entrypoint and not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        self.started.is_some() && self.end != Some(End::Exited)
+    }
+
+    pub(super) fn subject(&self) -> Subject {
+        Subject {
+            identity: Arc::clone(&self.identity),
+            state: self.state(),
+            version: self.version,
+            enrichment: self.enrichment,
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What the kernel says, turned into the lives of containers. Pure.
+//!
+//! ```text
+//!              ┌── places: cgroup ─▶ root of an instance │ inside one │ twin │ candidate
+//! Input ─▶ apply ── instances: state, init, exec sessions, identity
+//!              └── calls: runtime processes seen ─▶ which container they make
+//!                        │
+//!                        ├──▶ Output::Event  (numbered: the stream)
+//!                        └──▶ Output::Act    (what the pipeline shall do in the kernel or on disk)
+//! ```
+//!
+//! # Cgroups and hierarchies
+//!
+//! A container is told by one cgroup, its *root*: the one in the preferred hierarchy (unified where it
+//! is mounted). On hosts with v1 hierarchies its runtime makes up to nine more with the same path,
+//! its *twins*, before or after. A twin waits: if the root appears, twins are forgotten, in the kernel
+//! too; if a process lands in it instead, the container lives in v1 alone and the twin becomes the
+//! root. The order in which a runtime makes them does not matter, and the instance key is the same
+//! whether the container was seen being made or found by a scan.
+//!
+//! A cgroup whose path says nothing is a *candidate*: it becomes a container when a runtime's own
+//! command line names it, or when a process lands in it as the first of a new pid namespace.
+//!
+//! # Invariants
+//!
+//! * No clock, no I/O, no randomness, no logging: same inputs, same outputs, byte for byte.
+//! * It never fails. What does not fit (an exit without a start, a second mkdir) is counted in
+//!   [`Machine::oddities`] and changes nothing that is known.
+//! * An instance's first event is `created` or `discovered`, its last `removed`; at most one
+//!   `started` and at most one `exited`, in this order; an equal state is never told twice.
+//! * Memory is bounded by the cgroups that exist, plus [`calls::MAX_CALLS`] runtime processes.
+
+pub mod calls;
+mod cgroups;
+mod instance;
+mod processes;
+mod snapshot;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tracer_common::CgroupKey;
+
+use self::{calls::RuntimeCalls, cgroups::Place};
+pub use self::{
+    instance::{Identity, Instance},
+    snapshot::{Found, FoundProcess, Snapshot},
+};
+use crate::{
+    decode::What,
+    record::{Enrichment, Kind, Node, Origin, State},
+    time::BootNs,
+};
+
+/// How a [`CgroupKey`] stands in a recording.
+mod key {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use tracer_common::CgroupKey;
+
+    pub(super) fn serialize<S: Serializer>(key: &CgroupKey, to: S) -> Result<S::Ok, S::Error> {
+        (key.hierarchy, key.id).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<CgroupKey, D::Error> {
+        let (hierarchy, id) = Deserialize::deserialize(from)?;
+        Ok(CgroupKey::new(hierarchy, id))
+    }
+}
+
+/// How a set of them stands in a recording.
+mod keys {
+    use std::collections::BTreeSet;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+    use tracer_common::CgroupKey;
+
+    pub(super) fn serialize<S: Serializer>(
+        keys: &BTreeSet<CgroupKey>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(keys.iter().map(|key| (key.hierarchy, key.id)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeSet<CgroupKey>, D::Error> {
+        let keys: Vec<(u32, u64)> = Deserialize::deserialize(from)?;
+        Ok(keys
+            .into_iter()
+            .map(|(hierarchy, id)| CgroupKey::new(hierarchy, id))
+            .collect())
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A record of the kernel side.
+    Raw(&'a What<'a>),
+    /// A container's v1 freezer changed.
+    Freezer { root: CgroupKey, frozen: bool },
+    /// What a scan found; `Origin::Snapshot` at start, `Origin::Reconcile` after a loss.
+    Snapshot(&'a Snapshot, Origin),
+    /// The tracer speaks of itself.
+    Node(Kind, Box<Node>),
+    /// Time passed; due when [`Machine::deadline`] says so.
+    Tick,
+}
+
+/// What follows from an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    Event(Box<Event>),
+    Act(Action),
+}
+
+/// What the pipeline shall do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Stop watching the tasks of this cgroup.
+    Forget(CgroupKey),
+    /// Watch the v1 freezer of the container with this root; `path` is below the hierarchy's root.
+    WatchFreezer { root: CgroupKey, path: Arc<[u8]> },
+    /// The container is gone.
+    UnwatchFreezer { root: CgroupKey },
+}
+
+/// One record to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub seq: u64,
+    pub time: BootNs,
+    pub kind: Kind,
+    pub origin: Origin,
+    pub container: Option<Subject>,
+    pub process: Option<Actor>,
+    /// Exec session: pid and start.
+    pub session: Option<(u32, u64)>,
+    pub oom: Option<OomFacts>,
+    pub oom_killed: Option<bool>,
+    pub duration_ns: Option<u64>,
+    pub node: Option<Box<Node>>,
+}
+
+/// The container that an event is about, as it is after the event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub identity: Arc<Identity>,
+    pub state: State,
+    pub version: u64,
+    pub enrichment: Enrichment,
+}
+
+/// The process that an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Actor {
+    pub pid: u32,
+    pub vpid: u32,
+    pub parent_pid: u32,
+    pub comm: Box<[u8]>,
+    /// As given to exec.
+    pub path: Box<[u8]>,
+    /// NUL between arguments.
+    pub args: Box<[u8]>,
+    /// Wait status.
+    pub status: Option<u32>,
+}
+
+/// What the OOM killer did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OomFacts {
+    pub init: bool,
+    pub limit: Option<CgroupKey>,
+    /// The limit is on the memory cgroup that the victim is in.
+    pub own: bool,
+    pub limit_bytes: u64,
+}
+
+/// What does not change while the machine runs.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub boot_id: Arc<str>,
+    /// Hierarchies in the order of preference: id and name.
+    pub hierarchies: Vec<(u32, Arc<str>)>,
+    /// The v1 hierarchy of the freezer.
+    pub freezer: Option<u32>,
+    /// Tell every exec and exit inside containers.
+    pub processes: bool,
+}
+
+impl Host {
+    /// The hierarchy that containers are told by.
+    fn preferred(&self) -> u32 {
+        self.hierarchies.first().map_or(0, |(id, _)| *id)
+    }
+
+    /// Name of a hierarchy.
+    #[must_use]
+    pub fn hierarchy(&self, id: u32) -> Arc<str> {
+        self.hierarchies
+            .iter()
+            .find(|(known, _)| *known == id)
+            .map_or_else(|| id.to_string().into(), |(_, name)| Arc::clone(name))
+    }
+}
+
+/// The table of all containers.
+#[derive(Debug)]
+pub struct Machine {
+    host: Host,
+    next_seq: u64,
+    places: BTreeMap<CgroupKey, Place>,
+    instances: BTreeMap<CgroupKey, Instance>,
+    /// Roots and twins by path.
+    paths: BTreeMap<Arc<[u8]>, cgroups::Roots>,
+    calls: RuntimeCalls,
+    /// When an init that has not executed anything counts as started all the same.
+    waiting: BTreeSet<(BootNs, CgroupKey)>,
+    /// Exits of inner processes lately told: kernels before 6.16 report some twice.
+    ended: processes::Ended,
+    oddities: u64,
+}
+
+impl Machine {
+    /// An empty table whose first event will be number `next_seq`.
+    #[must_use]
+    pub fn new(host: Host, next_seq: u64) -> Self {
+        Self {
+            host,
+            next_seq,
+            places: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            paths: BTreeMap::new(),
+            calls: RuntimeCalls::default(),
+            waiting: BTreeSet::new(),
+            ended: processes::Ended::default(),
+            oddities: 0,
+        }
+    }
+
+    /// Applies one input that happened at `at`; what follows is appended to `out`.
+    pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Vec<Output>) {
+        match input {
+            Input::Raw(what) => self.raw(at, what, out),
+            Input::Freezer { root, frozen } => self.frozen(at, root, frozen, out),
+            Input::Snapshot(snapshot, origin) => self.snapshot(at, snapshot, origin, out),
+            Input::Node(kind, node) => self.node(at, kind, node, out),
+            Input::Tick => self.tick(at, out),
+        }
+    }
+
+    /// Containers that are not removed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Whether there is no container.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
+    }
+
+    /// Whether this is the root of a container.
+    #[must_use]
+    pub fn holds(&self, root: CgroupKey) -> bool {
+        self.instances.contains_key(&root)
+    }
+
+    /// Cgroups that are known, of containers or not yet decided.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    /// All instances in the order of their keys.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values()
+    }
+
+    /// Records that did not fit what was known.
+    #[must_use]
+    pub const fn oddities(&self) -> u64 {
+        self.oddities
+    }
+
+    /// When to apply [`Input::Tick`] next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<BootNs> {
+        self.waiting.first().map(|(at, _)| *at)
+    }
+
+    /// Number of the next event.
+    #[must_use]
+    pub const fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    fn raw(&mut self, at: BootNs, what: &What<'_>, out: &mut Vec<Output>) {
+        match what {
+            What::Mkdir(mkdir) => self.mkdir(at, mkdir, out),
+            What::Rename(mkdir) => self.rename(mkdir),
+            What::Rmdir { cgroup } => self.rmdir(at, *cgroup, Origin::Kernel, out),
+            What::Populated { cgroup, populated } => self.populated(at, *cgroup, *populated, out),
+            What::Frozen { cgroup, frozen } => self.frozen(at, *cgroup, *frozen, out),
+            What::Fork {
+                cgroup,
+                child,
+                flags,
+            } => self.fork(at, *cgroup, child, *flags, out),
+            What::Exec(exec) => self.exec(at, exec, out),
+            What::Exit {
+                cgroup,
+                process,
+                status,
+                flags,
+            } => self.exit(at, *cgroup, process, *status, *flags, out),
+            What::Oom(oom) => self.oom(at, oom, out),
+        }
+    }
+
+    fn node(&mut self, at: BootNs, kind: Kind, mut node: Box<Node>, out: &mut Vec<Output>) {
+        if matches!(kind, Kind::NodeSynced | Kind::NodeResynced) {
+            node.containers = u64::try_from(self.instances.len()).ok();
+        }
+        let mut event = self.blank(at, kind, Origin::Kernel);
+        event.node = Some(node);
+        out.push(Output::Event(Box::new(event)));
+    }
+
+    /// An event with the next number and nothing else.
+    fn blank(&mut self, time: BootNs, kind: Kind, origin: Origin) -> Event {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Event {
+            seq,
+            time,
+            kind,
+            origin,
+            container: None,
+            process: None,
+            session: None,
+            oom: None,
+            oom_killed: None,
+            duration_ns: None,
+            node: None,
+        }
+    }
+
+    /// An event about the container with this root, which it changes: the version becomes its
+    /// number. `None` where there is no such container.
+    fn event(
+        &mut self,
+        time: BootNs,
+        kind: Kind,
+        origin: Origin,
+        root: CgroupKey,
+    ) -> Option<Event> {
+        let seq = self.next_seq;
+        let instance = self.instances.get_mut(&root)?;
+        if !matches!(kind, Kind::ProcessExec | Kind::ProcessExited) {
+            instance.version = seq;
+        }
+        let subject = instance.subject();
+        let mut event = self.blank(time, kind, origin);
+        event.container = Some(subject);
+        Some(event)
+    }
+
+    /// As [`Machine::event`], without more to say.
+    fn tell(
+        &mut self,
+        time: BootNs,
+        kind: Kind,
+        origin: Origin,
+        root: CgroupKey,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(event) = self.event(time, kind, origin, root) {
+            out.push(Output::Event(Box::new(event)));
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! What a scan of the host found, against what the table knows.
+//!
+//! At start the table is empty and everything found is `discovered`. After a loss the table is
+//! repaired: what is new is discovered, what changed is told, what is gone is removed; what is equal
+//! is not told again. An incomplete scan removes nothing.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tracer_common::CgroupKey;
+
+use super::{
+    Machine, Output,
+    cgroups::{Claim, Place},
+    instance::{End, Instance, Member},
+};
+use crate::{
+    identity::{self, identify},
+    record::{Kind, Origin, Parent, Runtime, State},
+    time::BootNs,
+};
+
+/// A scan of cgroupfs and `/proc`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Parents before children, the preferred hierarchy first.
+    pub found: Vec<Found>,
+    /// Every directory could be read or was gone.
+    pub complete: bool,
+    /// Cgroups of which the ring, drained after the scan, tells something newer: what is known of
+    /// them is not compared with the scan.
+    #[serde(with = "super::keys")]
+    pub touched: BTreeSet<CgroupKey>,
+    /// Those of them that the ring tells from their mkdir on: they are not taken from the scan at
+    /// all.
+    #[serde(with = "super::keys")]
+    pub born: BTreeSet<CgroupKey>,
+}
+
+/// A cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    #[serde(with = "super::key")]
+    pub cgroup: CgroupKey,
+    pub path: Arc<[u8]>,
+    pub frozen: bool,
+    pub populated: bool,
+    /// Its own processes, without those of the cgroups inside.
+    pub processes: Vec<FoundProcess>,
+}
+
+/// A process in a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundProcess {
+    pub pid: u32,
+    pub vpid: u32,
+    pub parent_pid: u32,
+    /// Nesting level of its pid namespace, seen from the tracer's.
+    pub pid_ns_level: u32,
+    /// Nanoseconds since boot, in steps of a clock tick: `/proc` tells no more.
+    pub start_ns: u64,
+    pub comm: Box<[u8]>,
+}
+
+/// What a scan tells of one container.
+struct Sight<'a> {
+    root: &'a Found,
+    /// All processes in it, cgroups inside included.
+    processes: Vec<&'a FoundProcess>,
+}
+
+impl Machine {
+    pub(super) fn snapshot(
+        &mut self,
+        at: BootNs,
+        snapshot: &Snapshot,
+        origin: Origin,
+        out: &mut Vec<Output>,
+    ) {
+        let mut seen = BTreeSet::new();
+        for (index, found) in snapshot.found.iter().enumerate() {
+            if snapshot.born.contains(&found.cgroup) {
+                continue;
+            }
+            if snapshot.touched.contains(&found.cgroup)
+                && self.instances.contains_key(&found.cgroup)
+            {
+                seen.insert(found.cgroup);
+                continue;
+            }
+            let inside = snapshot.found.get(index + 1..).unwrap_or_default();
+            self.found(at, found, inside, origin, &mut seen, out);
+        }
+        if !snapshot.complete {
+            return;
+        }
+        let gone: Vec<CgroupKey> = self
+            .instances
+            .keys()
+            .filter(|key| !seen.contains(*key) && !snapshot.touched.contains(*key))
+            .copied()
+            .collect();
+        for key in gone {
+            self.places.remove(&key);
+            self.removed(at, key, origin, out);
+        }
+    }
+
+    fn found(
+        &mut self,
+        at: BootNs,
+        found: &Found,
+        after: &[Found],
+        origin: Origin,
+        seen: &mut BTreeSet<CgroupKey>,
+        out: &mut Vec<Output>,
+    ) {
+        let sight = Sight::of(found, after);
+        if self.instances.contains_key(&found.cgroup) {
+            seen.insert(found.cgroup);
+            self.compare(at, &sight, origin, out);
+            return;
+        }
+        match self.claim_of(found, &sight) {
+            Sighting::Container(claim) => {
+                let other = self.paths.get(&claim.path).and_then(|roots| roots.root);
+                if other.is_some_and(|root| root.hierarchy != found.cgroup.hierarchy) {
+                    return;
+                }
+                seen.insert(found.cgroup);
+                if let Some(root) = other {
+                    self.places.remove(&root);
+                    self.removed(at, root, origin, out);
+                }
+                self.enter(found.cgroup, claim, out);
+                if let Some(instance) = self.instances.get_mut(&found.cgroup) {
+                    instance.adopt(&sight);
+                }
+                self.tell(at, Kind::Discovered, origin, found.cgroup, out);
+            }
+            Sighting::Inside(root) => {
+                self.places
+                    .entry(found.cgroup)
+                    .or_insert(Place::Inside(root));
+            }
+            Sighting::Candidate(within) => {
+                let path = Arc::clone(&found.path);
+                self.places
+                    .entry(found.cgroup)
+                    .or_insert(Place::Candidate { path, within });
+            }
+            Sighting::None => {}
+        }
+    }
+
+    fn claim_of(&self, found: &Found, sight: &Sight<'_>) -> Sighting {
+        let around = self.around(found);
+        match identify(&found.path) {
+            identity::Identity::Container(container) if container.root_len == found.path.len() => {
+                Sighting::Container(self.claim_found(container, found, around))
+            }
+            identity::Identity::Container(_) => around.map_or(Sighting::None, Sighting::Inside),
+            identity::Identity::Unknown => match sight.init() {
+                Some(_) => Sighting::Container(self.claim_unknown(found, around)),
+                None => Sighting::Candidate(around),
+            },
+            identity::Identity::Excluded { .. } | identity::Identity::NotContainer { .. } => {
+                around.map_or(Sighting::None, Sighting::Inside)
+            }
+        }
+    }
+
+    /// The container that this cgroup lies in, by its path: parents were found before.
+    fn around(&self, found: &Found) -> Option<CgroupKey> {
+        let mut path: &[u8] = &found.path;
+        while let Some(end) = path.iter().rposition(|byte| *byte == b'/') {
+            path = path.get(..end)?;
+            if let Some(root) = self.paths.get(path).and_then(|roots| roots.root)
+                && root.hierarchy == found.cgroup.hierarchy
+            {
+                return Some(root);
+            }
+        }
+        None
+    }
+
+    fn claim_found(
+        &self,
+        container: identity::Container,
+        found: &Found,
+        around: Option<CgroupKey>,
+    ) -> Claim {
+        self.claim(container, &found.path, around)
+    }
+
+    fn claim_unknown(&self, found: &Found, around: Option<CgroupKey>) -> Claim {
+        let leaf = found
+            .path
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default();
+        let call = self.calls.for_leaf(leaf);
+        let parents: Arc<[Parent]> = self.lineage(around);
+        Claim {
+            id: call.map_or_else(
+                || String::from_utf8_lossy(leaf).as_ref().into(),
+                |call| Arc::clone(&call.id),
+            ),
+            runtime: call.map(|call| Runtime {
+                name: Arc::clone(&call.runtime),
+            }),
+            pod_uid: None,
+            parents,
+            path: Arc::clone(&found.path),
+        }
+    }
+
+    /// A container that was known: tells what changed since.
+    fn compare(&mut self, at: BootNs, sight: &Sight<'_>, origin: Origin, out: &mut Vec<Output>) {
+        let key = sight.root.cgroup;
+        let Some(instance) = self.instances.get_mut(&key) else {
+            return;
+        };
+        let before = instance.state();
+        let populated = instance.populated;
+        let init = sight.init();
+        let mut told = Vec::new();
+        if before == State::Created
+            && let Some(init) = init.filter(|init| !init.is_waiting())
+        {
+            instance.adopt_init(init);
+            told.push(Kind::Started);
+        }
+        if instance.is_alive() {
+            let alive = instance.init.is_some_and(|member| {
+                let mut processes = sight.processes.iter();
+                processes.any(|process| member.is_process(process.pid, process.start_ns))
+            });
+            if !alive {
+                instance.end = Some(End::Exited);
+                instance.frozen = false;
+                told.push(Kind::Exited);
+            } else if instance.frozen != sight.root.frozen {
+                instance.frozen = sight.root.frozen;
+                told.push(if instance.frozen {
+                    Kind::Paused
+                } else {
+                    Kind::Resumed
+                });
+            }
+        }
+        instance.populated = sight.root.populated;
+        if populated && !sight.root.populated {
+            told.push(Kind::Emptied);
+        }
+        instance
+            .sessions
+            .retain(|pid, _| sight.processes.iter().any(|process| process.pid == *pid));
+        for kind in told {
+            self.tell(at, kind, origin, key, out);
+        }
+    }
+}
+
+/// What a cgroup that a scan found is.
+enum Sighting {
+    Container(Claim),
+    Inside(CgroupKey),
+    Candidate(Option<CgroupKey>),
+    None,
+}
+
+impl<'a> Sight<'a> {
+    /// `after` are the cgroups found after `root`; those inside follow it directly.
+    fn of(root: &'a Found, after: &'a [Found]) -> Self {
+        let inside = after.iter().take_while(|other| {
+            other.cgroup.hierarchy == root.cgroup.hierarchy
+                && other
+                    .path
+                    .strip_prefix(&*root.path)
+                    .is_some_and(|rest| rest.first() == Some(&b'/'))
+        });
+        Self {
+            root,
+            processes: [root]
+                .into_iter()
+                .chain(inside)
+                .flat_map(|found| &found.processes)
+                .collect(),
+        }
+    }
+
+    /// The first process of the container's pid namespace; without one of its own (`--pid=host`,
+    /// `--pid=container:`) the oldest process that came from outside.
+    fn init(&self) -> Option<&'a FoundProcess> {
+        let own = self
+            .processes
+            .iter()
+            .copied()
+            .filter(|process| process.vpid == 1 && process.pid_ns_level > 0);
+        own.min_by_key(|process| (process.pid_ns_level, process.start_ns))
+    }
+
+    fn oldest_entered(&self) -> Option<&'a FoundProcess> {
+        self.entered().min_by_key(|process| process.start_ns)
+    }
+
+    /// Processes whose parent is not in the container.
+    fn entered(&self) -> impl Iterator<Item = &'a FoundProcess> {
+        self.processes.iter().copied().filter(|process| {
+            self.processes
+                .iter()
+                .all(|other| other.pid != process.parent_pid)
+        })
+    }
+}
+
+impl FoundProcess {
+    /// Whether it is a runtime's own stage, waiting to be told to start.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        super::processes::is_runtime_init(&self.comm)
+    }
+}
+
+impl Instance {
+    /// Takes over the state in which a container was found.
+    fn adopt(&mut self, sight: &Sight<'_>) {
+        self.populated = sight.root.populated;
+        match sight.init().or_else(|| sight.oldest_entered()) {
+            Some(init) if init.is_waiting() => {
+                self.candidate = Some(init.member());
+            }
+            Some(init) => {
+                self.adopt_init(init);
+                self.frozen = sight.root.frozen;
+                for process in sight.entered().filter(|p| p.pid != init.pid) {
+                    self.sessions.insert(process.pid, process.member());
+                }
+            }
+            // A runtime that made a cgroup fills it at once; one that cleans up may leave it for
+            // long: it ended. Should it be filled all the same, its start is told.
+            None => self.end = Some(End::Exited),
+        }
+    }
+
+    fn adopt_init(&mut self, init: &FoundProcess) {
+        self.started = Some(BootNs(init.start_ns));
+        self.candidate = None;
+        self.init = Some(init.member());
+    }
+}
+
+impl FoundProcess {
+    fn member(&self) -> Member {
+        Member {
+            pid: self.pid,
+            start_ns: self.start_ns,
+            since: BootNs(self.start_ns),
+            coarse: true,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Recordings: the entries that an engine took up, in a file.
+//!
+//! ```text
+//! "tracer-recording\n" │ version u32 │ length u32 │ header, JSON
+//! then per entry: tag u8 │ 3 zero bytes │ length u32 │ now u64 │ payload
+//! ```
+//!
+//! Numbers are little-endian; a raw payload is in the byte order of the machine that recorded it,
+//! which the header names. A file that ends within an entry is an error that says at which byte.
+
+use std::{
+    array::TryFromSliceError,
+    io::{self, Read, Write},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use tracer_common::{ABI_VERSION, CgroupKey};
+
+use crate::{
+    engine::{Engine, Entry},
+    lifecycle::{self, Snapshot},
+    record::{Host, Kind, Node, Origin},
+    render::Renderer,
+    time::{BootNs, WallOffset},
+};
+
+const MAGIC: &[u8; 17] = b"tracer-recording\n";
+const VERSION: u32 = 1;
+/// A longer entry is no entry: the largest real one is a scan of a full host.
+const MAX_ENTRY: u32 = 256 << 20;
+
+const TAG_RAW: u8 = 1;
+const TAG_FREEZER: u8 = 2;
+const TAG_SNAPSHOT: u8 = 3;
+const TAG_NODE: u8 = 4;
+const TAG_TICK: u8 = 5;
+const TAG_OFFSET: u8 = 6;
+
+/// Why a recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    #[error("not a recording of tracer")]
+    Foreign,
+    #[error("a recording of version {0}, this tracer reads version {VERSION}")]
+    Version(u32),
+    #[error("recorded with ABI version {0}, this tracer has version {ABI_VERSION}")]
+    Abi(u16),
+    #[error("recorded on a machine of the other byte order")]
+    ByteOrder,
+    #[error("the recording ends within an entry, at byte {0}")]
+    Truncated(u64),
+    #[error("entry at byte {0} cannot be read: {1}")]
+    Entry(u64, String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What an engine needs to start as the recorded one did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    pub abi: u16,
+    pub big_endian: bool,
+    pub stream: Arc<str>,
+    pub next_seq: u64,
+    pub host: Host,
+    pub offset: u64,
+    pub hierarchies: Vec<(u32, Arc<str>)>,
+    pub freezer: Option<u32>,
+    pub processes: bool,
+}
+
+impl Header {
+    /// Of a new engine.
+    #[must_use]
+    pub fn new(host: &lifecycle::Host, renderer: &Renderer, next_seq: u64) -> Self {
+        Self {
+            abi: ABI_VERSION,
+            big_endian: cfg!(target_endian = "big"),
+            stream: Arc::clone(&renderer.stream),
+            next_seq,
+            host: (*renderer.host).clone(),
+            offset: renderer.offset.0,
+            hierarchies: host.hierarchies.clone(),
+            freezer: host.freezer,
+            processes: host.processes,
+        }
+    }
+
+    /// An engine as the recorded one was at its start.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        let host = lifecycle::Host {
+            boot_id: self.host.boot_id.as_str().into(),
+            hierarchies: self.hierarchies.clone(),
+            freezer: self.freezer,
+            processes: self.processes,
+        };
+        let renderer = Renderer {
+            stream: Arc::clone(&self.stream),
+            host: Arc::new(self.host.clone()),
+            offset: WallOffset(self.offset),
+            hierarchies: self.hierarchies.iter().cloned().collect(),
+        };
+        Engine::new(host, renderer, self.next_seq)
+    }
+}
+
+/// Writes a recording.
+#[derive(Debug)]
+pub struct Recorder<W> {
+    to: W,
+}
+
+impl<W: Write> Recorder<W> {
+    /// Begins a recording.
+    ///
+    /// # Errors
+    ///
+    /// Those of `to`.
+    pub fn new(mut to: W, header: &Header) -> io::Result<Self> {
+        let header = serde_json::to_vec(header)?;
+        to.write_all(MAGIC)?;
+        to.write_all(&VERSION.to_le_bytes())?;
+        to.write_all(&length(&header)?.to_le_bytes())?;
+        to.write_all(&header)?;
+        Ok(Self { to })
+    }
+
+    /// Adds an entry.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    pub fn write(&mut self, now: BootNs, entry: &Entry<'_>) -> io::Result<()> {
+        let owned;
+        let (tag, payload): (u8, &[u8]) = match entry {
+            Entry::Raw(bytes) => (TAG_RAW, bytes),
+            Entry::Freezer { root, frozen } => {
+                owned = serde_json::to_vec(&(root.hierarchy, root.id, frozen))?;
+                (TAG_FREEZER, &owned)
+            }
+            Entry::Snapshot(snapshot, origin) => {
+                owned = serde_json::to_vec(&(&**snapshot, origin))?;
+                (TAG_SNAPSHOT, &owned)
+            }
+            Entry::Node(kind, node) => {
+                owned = serde_json::to_vec(&(kind, node))?;
+                (TAG_NODE, &owned)
+            }
+            Entry::Tick => (TAG_TICK, &[]),
+            Entry::Offset(offset) => {
+                owned = offset.0.to_le_bytes().to_vec();
+                (TAG_OFFSET, &owned)
+            }
+        };
+        self.to.write_all(&[tag, 0, 0, 0])?;
+        self.to.write_all(&length(payload)?.to_le_bytes())?;
+        self.to.write_all(&now.0.to_le_bytes())?;
+        self.to.write_all(payload)
+    }
+
+    /// Hands everything to the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+fn length(payload: &[u8]) -> io::Result<u32> {
+    u32::try_from(payload.len())
+        .ok()
+        .filter(|len| *len <= MAX_ENTRY)
+        .ok_or_else(|| io::Error::other("entry too long for a recording"))
+}
+
+/// Reads a recording.
+#[derive(Debug)]
+pub struct Player<R> {
+    from: R,
+    at: u64,
+    payload: Vec<u8>,
+}
+
+impl<R: Read> Player<R> {
+    /// Reads the beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordingError`] where this is no recording that can be replayed here.
+    pub fn new(from: R) -> Result<(Self, Header), RecordingError> {
+        let mut player = Self {
+            from,
+            at: 0,
+            payload: Vec::new(),
+        };
+        let mut magic = [0; MAGIC.len()];
+        if !player.fill(&mut magic).unwrap_or(false) || magic != *MAGIC {
+            return Err(RecordingError::Foreign);
+        }
+        let version = player.u32()?;
+        if version != VERSION {
+            return Err(RecordingError::Version(version));
+        }
+        let len = player.u32()?;
+        let at = player.at;
+        player.take(len)?;
+        let header: Header = serde_json::from_slice(&player.payload)
+            .map_err(|error| RecordingError::Entry(at, error.to_string()))?;
+        if header.abi != ABI_VERSION {
+            return Err(RecordingError::Abi(header.abi));
+        }
+        if header.big_endian != cfg!(target_endian = "big") {
+            return Err(RecordingError::ByteOrder);
+        }
+        Ok((player, header))
+    }
+
+    /// The next entry and its moment; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordingError`].
+    pub fn entry(&mut self) -> Result<Option<(BootNs, Entry<'_>)>, RecordingError> {
+        let at = self.at;
+        let mut head = [0; 16];
+        if !self.fill(&mut head)? {
+            return Ok(None);
+        }
+        // tag u8, zeros, length u32, now u64: two little-endian words.
+        let (first, now) = words(head);
+        let tag = first.to_le_bytes()[0];
+        self.take(u32::try_from(first >> 32).unwrap_or(u32::MAX))?;
+        let now = BootNs(now);
+        let entry = parse(tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
+        Ok(Some((now, entry)))
+    }
+
+    /// Fills `to`; `false` where the file ended before its first byte.
+    fn fill(&mut self, to: &mut [u8]) -> Result<bool, RecordingError> {
+        let mut filled = 0;
+        while let Some(rest) = to.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.from.read(rest) {
+                Ok(0) if filled == 0 => return Ok(false),
+                Ok(0) => return Err(RecordingError::Truncated(self.at)),
+                Ok(len) => {
+                    filled += len;
+                    self.at += u64::try_from(len).unwrap_or(0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn u32(&mut self) -> Result<u32, RecordingError> {
+        let mut bytes = [0; 4];
+        if self.fill(&mut bytes)? {
+            Ok(u32::from_le_bytes(bytes))
+        } else {
+            Err(RecordingError::Truncated(self.at))
+        }
+    }
+
+    /// Reads a payload. Memory grows with what is really there, not with what the length claims.
+    fn take(&mut self, len: u32) -> Result<(), RecordingError> {
+        if len > MAX_ENTRY {
+            let why = format!("a length of {len} bytes");
+            return Err(RecordingError::Entry(self.at, why));
+        }
+        self.payload.clear();
+        let mut limited = (&mut self.from).take(u64::from(len));
+        let read = limited.read_to_end(&mut self.payload)?;
+        self.at += u64::try_from(read).unwrap_or(0);
+        if u32::try_from(read) == Ok(len) {
+            Ok(())
+        } else {
+            Err(RecordingError::Truncated(self.at))
+        }
+    }
+}
+
+fn words(bytes: [u8; 16]) -> (u64, u64) {
+    let both = u128::from_le_bytes(bytes);
+    let low = |word: u128| u64::try_from(word & u128::from(u64::MAX)).unwrap_or(0);
+    (low(both), low(both >> 64))
+}
+
+fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
+    let json = |error: serde_json::Error| error.to_string();
+    match tag {
+        TAG_RAW => Ok(Entry::Raw(payload)),
+        TAG_FREEZER => {
+            let (hierarchy, id, frozen) = serde_json::from_slice(payload).map_err(json)?;
+            let root = CgroupKey::new(hierarchy, id);
+            Ok(Entry::Freezer { root, frozen })
+        }
+        TAG_SNAPSHOT => {
+            let (snapshot, origin): (Snapshot, Origin) =
+                serde_json::from_slice(payload).map_err(json)?;
+            Ok(Entry::Snapshot(Arc::new(snapshot), origin))
+        }
+        TAG_NODE => {
+            let (kind, node): (Kind, Box<Node>) = serde_json::from_slice(payload).map_err(json)?;
+            Ok(Entry::Node(kind, node))
+        }
+        TAG_TICK => Ok(Entry::Tick),
+        TAG_OFFSET => {
+            let bytes = payload
+                .try_into()
+                .map_err(|error: TryFromSliceError| error.to_string())?;
+            Ok(Entry::Offset(WallOffset(u64::from_le_bytes(bytes))))
+        }
+        other => Err(format!("unknown tag {other}")),
+    }
+}

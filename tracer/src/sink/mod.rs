@@ -1,0 +1,3 @@
+//! Where records go. Each sink has a bound and says what it lost when that was not enough.
+
+pub mod stdout;

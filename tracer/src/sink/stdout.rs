@@ -1,0 +1,266 @@
+//! Standard output: never waits for its reader.
+//!
+//! Writing straight from the drain is the shortest way to the reader, so it is tried first; what the
+//! pipe does not take waits in a queue of [`StdoutSink::capacity`] bytes. Policy when that is full:
+//! the newest records are left out and counted; once there is room again the count is told in the
+//! stream by a `node.gap` with `sink: stdout`.
+//!
+//! The open file may be shared with other processes (a terminal, a pipe inherited by several), and
+//! `O_NONBLOCK` belongs to the open file, not to the descriptor: so a pipe or terminal is opened
+//! anew through `/proc/self/fd`, a socket is written with `MSG_DONTWAIT`, and a regular file, which
+//! does not block on a reader, is written as it is.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf as _, BytesMut};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FileType, Mode, OFlags, fstat, open},
+    io::Errno,
+    net::{SendFlags, send},
+};
+
+/// How to write without waiting.
+#[derive(Debug)]
+enum Target {
+    /// An own open file with `O_NONBLOCK`.
+    NonBlocking(OwnedFd),
+    Socket(OwnedFd),
+    /// Does not block on a reader.
+    File(File),
+}
+
+/// Standard output with its queue.
+#[derive(Debug)]
+pub struct StdoutSink {
+    target: Target,
+    queue: BytesMut,
+    capacity: usize,
+    lost: u64,
+}
+
+/// What became of the reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    There,
+    /// It closed the pipe: a good end.
+    Gone,
+}
+
+impl StdoutSink {
+    /// Takes over standard output.
+    ///
+    /// # Errors
+    ///
+    /// Those of duplicating and inspecting the descriptor.
+    pub fn new(capacity: usize) -> io::Result<Self> {
+        Self::over(io::stdout().as_fd(), capacity)
+    }
+
+    /// A sink on a descriptor of any kind.
+    ///
+    /// # Errors
+    ///
+    /// Those of duplicating and inspecting it.
+    pub fn over(fd: BorrowedFd<'_>, capacity: usize) -> io::Result<Self> {
+        let own = fd.try_clone_to_owned()?;
+        let kind = FileType::from_raw_mode(fstat(&own)?.st_mode);
+        let target = match kind {
+            FileType::Socket => Target::Socket(own),
+            FileType::Fifo | FileType::CharacterDevice => match reopen(&own) {
+                Ok(again) => Target::NonBlocking(again),
+                Err(error) => {
+                    tracing::debug!(%error, "standard output cannot be opened anew: it may block");
+                    Target::File(own.into())
+                }
+            },
+            _ => Target::File(own.into()),
+        };
+        Ok(Self {
+            target,
+            queue: BytesMut::new(),
+            capacity,
+            lost: 0,
+        })
+    }
+
+    /// The descriptor to wait on until it is writable, where something is queued and waiting helps.
+    #[must_use]
+    pub fn waits_on(&self) -> Option<BorrowedFd<'_>> {
+        match &self.target {
+            Target::NonBlocking(fd) | Target::Socket(fd) if !self.queue.is_empty() => {
+                Some(fd.as_fd())
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes whole lines, `records` of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing, but for a reader that went away.
+    pub fn push(&mut self, lines: &[u8], records: u64) -> io::Result<Reader> {
+        if !self.queue.is_empty() {
+            if self.queue.len() + lines.len() > self.capacity {
+                self.lost += records;
+            } else {
+                self.queue.extend_from_slice(lines);
+            }
+            return self.flush();
+        }
+        match self.write_some(lines) {
+            Ok(written) => {
+                let rest = lines.get(written..).unwrap_or_default();
+                self.queue.extend_from_slice(rest);
+                Ok(Reader::There)
+            }
+            Err(error) => ended(error),
+        }
+    }
+
+    /// Writes what is queued, as far as it goes.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing, but for a reader that went away.
+    pub fn flush(&mut self) -> io::Result<Reader> {
+        while !self.queue.is_empty() {
+            match self.write_some(&self.queue) {
+                Ok(0) => break,
+                Ok(written) => self.queue.advance(written),
+                Err(error) => return ended(error),
+            }
+        }
+        if self.queue.is_empty() && self.queue.capacity() > SPARE_BYTES {
+            self.queue = BytesMut::new();
+        }
+        Ok(Reader::There)
+    }
+
+    /// Gives the reader until `patience` to take what is queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing, but for a reader that went away.
+    pub fn finish(&mut self, patience: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.flush()? == Reader::There {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Some(fd) = self.waits_on().filter(|_| !left.is_zero()) else {
+                break;
+            };
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Records left out since this was last asked, once there is room to say so.
+    pub fn take_lost(&mut self) -> Option<u64> {
+        let room = self.queue.len() < self.capacity / 2;
+        (room && self.lost != 0).then(|| std::mem::take(&mut self.lost))
+    }
+
+    /// Writes as much as is taken without waiting; 0 if nothing is.
+    fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let written = match &self.target {
+                Target::NonBlocking(fd) => rustix::io::write(fd, rest),
+                Target::Socket(fd) => send(fd, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                Target::File(file) => {
+                    let mut file: &File = file;
+                    file.write_all(rest)?;
+                    Ok(rest.len())
+                }
+            };
+            match written {
+                Ok(len) => done += len,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// An empty queue gives its memory back beyond this.
+const SPARE_BYTES: usize = 64 << 10;
+
+fn ended(error: io::Error) -> io::Result<Reader> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Reader::Gone),
+        _ => Err(error),
+    }
+}
+
+fn reopen(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd as _;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn line(number: usize) -> Vec<u8> {
+        format!("{number:0>1023}\n").into_bytes()
+    }
+
+    #[test]
+    fn a_stalled_reader_costs_whole_newest_lines_and_is_told() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = StdoutSink::over(writer.as_fd(), 64 << 10).expect("a sink");
+        drop(writer);
+        let mut pushed = 0;
+        while sink.lost == 0 {
+            assert_eq!(sink.push(&line(pushed), 1).expect("push"), Reader::There);
+            pushed += 1;
+            assert!(pushed < 10_000, "nothing was ever left out");
+        }
+        assert!(sink.queue.len() <= 64 << 10);
+        assert_eq!(sink.take_lost(), None, "no room to say so yet");
+        let mut taken = Vec::new();
+        let mut chunk = [0; 4096];
+        while sink.waits_on().is_some() {
+            let len = reader.read(&mut chunk).expect("read");
+            taken.extend_from_slice(&chunk[..len]);
+            assert_eq!(sink.flush().expect("flush"), Reader::There);
+        }
+        assert_eq!(sink.take_lost(), Some(1));
+        drop(sink);
+        reader.read_to_end(&mut taken).expect("read");
+        let expected: Vec<u8> = (0..pushed - 1).flat_map(line).collect();
+        assert!(taken == expected, "lines were torn or reordered");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_a_good_end() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = StdoutSink::over(writer.as_fd(), 1024).expect("a sink");
+        drop(reader);
+        assert_eq!(sink.push(b"x\n", 1).expect("push"), Reader::Gone);
+    }
+
+    #[test]
+    fn the_open_file_of_others_stays_blocking() {
+        let (_reader, writer) = io::pipe().expect("a pipe");
+        let before = rustix::fs::fcntl_getfl(&writer).expect("flags");
+        let _sink = StdoutSink::over(writer.as_fd(), 1024).expect("a sink");
+        assert_eq!(rustix::fs::fcntl_getfl(&writer).expect("flags"), before);
+    }
+}
