@@ -33,7 +33,9 @@ pub fn mark_victim(ctx: &BtfTracePointContext) {
     if !place.is_tracked() {
         return;
     }
-    let victim = task.process(task.upid());
+    // The kernel names a thread that still has the memory; the process is its leader's.
+    let leader = task.group_leader();
+    let victim = leader.process(leader.upid());
     let limit = if HAS_MEMCG.load() == 0 {
         Limit::NONE
     } else {

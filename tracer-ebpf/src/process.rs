@@ -340,7 +340,9 @@ pub fn exit(ctx: &BtfTracePointContext) {
     if bits & flags::TRACKED == 0 {
         return;
     }
-    let upid = task.upid();
+    // The last thread to end is often not the leader, and has ids and a name of its own.
+    let leader = task.group_leader();
+    let upid = leader.upid();
     // Of entrants that never landed only one that was the first of its namespace can be an init.
     if bits & flags::LANDED == 0 && (bits & flags::ENTRANT == 0 || upid.nr != 1) {
         if WITH_PROCESSES.load() == 0 {
@@ -359,7 +361,7 @@ pub fn exit(ctx: &BtfTracePointContext) {
     entry.write(Exit {
         head: head::<Exit>(kind::EXIT),
         cgroup,
-        process: task.process(upid),
+        process: leader.process(upid),
         status: wait_status(task, signal),
         flags: bits,
     });

@@ -93,15 +93,15 @@ impl Walk<'_> {
         if path.split(|byte| *byte == b'/').count() > MAX_DEPTH {
             return self.failed(directory, &io::Error::other("nested too deep"));
         }
-        let verdict = identify(path);
-        let of_interest = inside || matches!(verdict, Identity::Container(_) | Identity::Unknown);
-        let mut container = inside;
-        if of_interest {
+        let container = inside
+            || match identify(path) {
+                Identity::Container(_) => true,
+                Identity::Unknown => holds_bare(directory),
+                Identity::Excluded { .. } | Identity::NotContainer { .. } => false,
+            };
+        if container {
             match self.read(hierarchy, directory, path) {
-                Ok(found) => {
-                    container |= matches!(verdict, Identity::Container(_)) || is_bare(&found);
-                    self.snapshot.found.push(found);
-                }
+                Ok(found) => self.snapshot.found.push(found),
                 Err(error) => return self.failed(directory, &error),
             }
         }
@@ -167,10 +167,11 @@ impl Walk<'_> {
 
 /// A cgroup whose path says nothing holds a container if the first process of a pid namespace of
 /// its own is in it.
-fn is_bare(found: &Found) -> bool {
-    found
-        .processes
-        .iter()
+fn holds_bare(directory: &Path) -> bool {
+    pids(directory)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|pid| proc::process(pid).ok())
         .any(|process| process.vpid == 1 && process.pid_ns_level > 0)
 }
 
