@@ -331,3 +331,229 @@ impl<'a> Fields<'a> {
 fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds a record field by field, in the order in which the ABI has them.
+    struct Build(Vec<u8>);
+
+    impl Build {
+        fn new(kind: u16) -> Self {
+            Self(Vec::new())
+                .u64(7_000)
+                .u32(3)
+                .u32(1)
+                .u16(kind)
+                .u16(ABI_VERSION)
+                .u32(0)
+        }
+
+        fn bytes(mut self, bytes: &[u8], capacity: usize) -> Self {
+            self.0.extend_from_slice(bytes);
+            // What is behind a text is whatever was in the ring before.
+            self.0.resize(self.0.len() + capacity - bytes.len(), 0xa5);
+            self
+        }
+
+        fn u64(mut self, value: u64) -> Self {
+            self.0.extend_from_slice(&value.to_ne_bytes());
+            self
+        }
+
+        fn u32(mut self, value: u32) -> Self {
+            self.0.extend_from_slice(&value.to_ne_bytes());
+            self
+        }
+
+        fn u16(mut self, value: u16) -> Self {
+            self.0.extend_from_slice(&value.to_ne_bytes());
+            self
+        }
+
+        fn key(self, hierarchy: u32, id: u64) -> Self {
+            self.u64(id).u32(hierarchy).u32(0)
+        }
+
+        fn task(self) -> Self {
+            self.u64(5)
+                .u32(4711)
+                .u32(1)
+                .u32(4690)
+                .u32(1)
+                .bytes(b"sh\0", COMM_LEN)
+        }
+    }
+
+    const TASK: Task<'_> = Task {
+        start_ns: 5,
+        pid: 4711,
+        vpid: 1,
+        parent_pid: 4690,
+        pid_ns_level: 1,
+        comm: b"sh",
+    };
+
+    const KEY: CgroupKey = CgroupKey::new(2, 42);
+
+    /// Decodes to `expected`, and every shorter record to an error.
+    #[track_caller]
+    fn check(record: Build, expected: What<'_>) {
+        let raw = decode(&record.0).expect("a good record");
+        assert_eq!((raw.time_ns, raw.drops, raw.cpu), (7_000, 3, 1));
+        assert_eq!(raw.what, expected);
+        for len in 0..record.0.len() {
+            let cut = record.0.get(..len).expect("shorter");
+            match decode(cut) {
+                // Only padding behind the last text may be missing.
+                Ok(raw) => assert_eq!(raw.what, expected, "cut at {len}"),
+                Err(error) => assert!(matches!(error, DecodeError::Short { .. }), "{error}"),
+            }
+        }
+    }
+
+    fn mkdir<'a>(path: &'a [u8], leaf: Option<&'a [u8]>) -> What<'a> {
+        What::Mkdir(Mkdir {
+            cgroup: KEY,
+            parent_id: 41,
+            level: 2,
+            maker_pid: 50,
+            maker_parent_pid: 40,
+            path,
+            leaf,
+        })
+    }
+
+    fn mkdir_record(path_len: u16, leaf_len: u16) -> Build {
+        Build::new(kind::CGROUP_MKDIR)
+            .key(2, 42)
+            .u64(41)
+            .u32(2)
+            .u32(50)
+            .u32(40)
+            .u16(path_len)
+            .u16(leaf_len)
+    }
+
+    #[test]
+    fn paths_of_both_classes() {
+        let short = mkdir_record(3, 0).bytes(b"/t1", PATH_SMALL);
+        check(short, mkdir(b"/t1", None));
+        let long = vec![b'x'; 1023];
+        let record = mkdir_record(1023, 4)
+            .bytes(&long, PATH_LARGE)
+            .bytes(b"leaf", tracer_common::LEAF_LEN);
+        let raw = decode(&record.0).expect("a good record");
+        assert_eq!(raw.what, mkdir(&long, Some(b"leaf")));
+    }
+
+    #[test]
+    fn states_of_a_cgroup() {
+        let state = |kind| Build::new(kind).key(2, 42).u32(1).u32(0);
+        check(state(kind::CGROUP_RMDIR), What::Rmdir { cgroup: KEY });
+        let populated = true;
+        check(
+            state(kind::CGROUP_POPULATED),
+            What::Populated {
+                cgroup: KEY,
+                populated,
+            },
+        );
+        let frozen = true;
+        check(
+            state(kind::CGROUP_FROZEN),
+            What::Frozen {
+                cgroup: KEY,
+                frozen,
+            },
+        );
+    }
+
+    #[test]
+    fn processes() {
+        check(
+            Build::new(kind::FORK).key(2, 42).task().u32(5).u32(0),
+            What::Fork {
+                cgroup: KEY,
+                child: TASK,
+                flags: 5,
+            },
+        );
+        check(
+            Build::new(kind::EXIT).key(2, 42).task().u32(0x300).u32(6),
+            What::Exit {
+                cgroup: KEY,
+                process: TASK,
+                status: 0x300,
+                flags: 6,
+            },
+        );
+    }
+
+    #[test]
+    fn execs_of_every_class() {
+        for (class, args) in [
+            (0, b"".as_slice()),
+            (ARGS_LEN, b"sh\0-c\0x\0"),
+            (RUNTIME_ARGS_LEN, b"runc\0run\0t1\0"),
+        ] {
+            let record = Build::new(kind::EXEC)
+                .key(2, 42)
+                .key(2, 1)
+                .task()
+                .u32(7)
+                .u16(7)
+                .u16(u16::try_from(args.len()).expect("short"))
+                .bytes(b"/bin/sh", FILENAME_LEN)
+                .bytes(args, class);
+            let raw = decode(&record.0).expect("a good record");
+            let expected = What::Exec(Exec {
+                cgroup: KEY,
+                parent_cgroup: CgroupKey::new(2, 1),
+                process: TASK,
+                flags: 7,
+                filename: b"/bin/sh",
+                args,
+            });
+            assert_eq!(raw.what, expected);
+        }
+    }
+
+    #[test]
+    fn a_victim() {
+        let record = |limit| {
+            Build::new(kind::OOM)
+                .key(2, 42)
+                .task()
+                .key(4, limit)
+                .key(4, 70)
+                .u64(1 << 20)
+                .u32(0)
+                .u32(0)
+        };
+        for (id, limit) in [(0, None), (71, Some(CgroupKey::new(4, 71)))] {
+            check(
+                record(id),
+                What::Oom(Oom {
+                    cgroup: KEY,
+                    victim: TASK,
+                    limit,
+                    memory: CgroupKey::new(4, 70),
+                    limit_bytes: 1 << 20,
+                }),
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        assert_eq!(decode(&Build::new(99).0), Err(DecodeError::Kind(99)));
+        let mut other = Build::new(kind::CGROUP_RMDIR).key(2, 42).u64(0);
+        other.0[18] = 0xff;
+        assert!(matches!(decode(&other.0), Err(DecodeError::Version(_))));
+        // A length that reaches beyond the class is no reason to read beyond it.
+        let lie = mkdir_record(u16::MAX, 0).bytes(b"/t1", PATH_SMALL);
+        assert!(matches!(decode(&lie.0), Err(DecodeError::Short { .. })));
+    }
+}

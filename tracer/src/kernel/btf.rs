@@ -320,3 +320,161 @@ fn string_at(strings: &[u8], at: u32) -> &[u8] {
 const fn index(value: u32) -> usize {
     value as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds a blob type by type.
+    #[derive(Default)]
+    struct Build {
+        types: Vec<u8>,
+        strings: Vec<u8>,
+    }
+
+    impl Build {
+        fn word(&mut self, word: u32) {
+            self.types.extend_from_slice(&word.to_ne_bytes());
+        }
+
+        fn name(&mut self, name: &str) -> u32 {
+            if self.strings.is_empty() {
+                self.strings.push(0);
+            }
+            if name.is_empty() {
+                return 0;
+            }
+            let at = u32::try_from(self.strings.len()).expect("small");
+            self.strings.extend_from_slice(name.as_bytes());
+            self.strings.push(0);
+            at
+        }
+
+        /// `members` are name, type and offset in bits.
+        fn structure(mut self, kind: u32, name: &str, members: &[(&str, u32, u32)]) -> Self {
+            let name = self.name(name);
+            let vlen = u32::try_from(members.len()).expect("small");
+            for word in [name, kind << 24 | vlen, 64] {
+                self.word(word);
+            }
+            for (member, id, bits) in members {
+                let member = self.name(member);
+                for word in [member, *id, *bits] {
+                    self.word(word);
+                }
+            }
+            self
+        }
+
+        fn link(mut self, kind: u32, name: &str, to: u32) -> Self {
+            let name = self.name(name);
+            for word in [name, kind << 24, to] {
+                self.word(word);
+            }
+            self
+        }
+
+        fn proto(mut self, params: &[u32]) -> Self {
+            let vlen = u32::try_from(params.len()).expect("small");
+            for word in [0, KIND_FUNC_PROTO << 24 | vlen, 0] {
+                self.word(word);
+            }
+            for param in params {
+                self.word(0);
+                self.word(*param);
+            }
+            self
+        }
+
+        fn blob(&self) -> Vec<u8> {
+            let mut blob = MAGIC.to_ne_bytes().to_vec();
+            blob.extend_from_slice(&[1, 0]);
+            let len = |part: &[u8]| u32::try_from(part.len()).expect("small");
+            for word in [
+                24,
+                0,
+                len(&self.types),
+                len(&self.types),
+                len(&self.strings),
+            ] {
+                blob.extend_from_slice(&word.to_ne_bytes());
+            }
+            blob.extend_from_slice(&self.types);
+            blob.extend_from_slice(&self.strings);
+            blob
+        }
+    }
+
+    /// 1: union with `inner`; 2: task with an anonymous 1; 3: pointer to 2; 4: prototype; 5: pointer
+    /// to it; 6: the tracepoint's typedef.
+    fn sample() -> Vec<u8> {
+        Build::default()
+            .structure(KIND_UNION, "", &[("inner", 0, 32)])
+            .structure(KIND_STRUCT, "task_struct", &[("pid", 0, 64), ("", 1, 128)])
+            .link(KIND_PTR, "", 2)
+            .proto(&[0, 3, 0])
+            .link(KIND_PTR, "", 4)
+            .link(KIND_TYPEDEF, "btf_trace_thing", 5)
+            .blob()
+    }
+
+    #[test]
+    fn members_are_found_through_anonymous_ones() {
+        let btf = Btf::parse(&sample(), |_| true).expect("good");
+        assert_eq!(btf.member_offset("task_struct", "pid"), Ok(8));
+        assert_eq!(btf.member_offset("task_struct", "inner"), Ok(20));
+        assert_eq!(btf.struct_size("task_struct"), Ok(64));
+        assert_eq!(
+            btf.member_offset("task_struct", "none"),
+            Err(BtfError::NoMember("task_struct".into(), "none".into()))
+        );
+        assert_eq!(
+            btf.member_offset("none", "pid"),
+            Err(BtfError::NoType("none".into()))
+        );
+    }
+
+    #[test]
+    fn tracepoints_are_read_without_their_context() {
+        let btf = Btf::parse(&sample(), |_| true).expect("good");
+        let task = Param::Struct("task_struct".to_owned());
+        assert_eq!(btf.tracepoint("thing"), Ok(vec![task, Param::Scalar]));
+        assert!(btf.tracepoint("other").is_err());
+    }
+
+    #[test]
+    fn a_damaged_blob_is_an_error_and_nothing_worse() {
+        let good = sample();
+        for len in 0..good.len() {
+            assert!(Btf::parse(&good[..len], |_| true).is_err(), "cut at {len}");
+        }
+        for at in 0..good.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                if let Ok(btf) = Btf::parse(&bad, |_| true) {
+                    drop(btf.member_offset("task_struct", "inner"));
+                    drop(btf.tracepoint("thing"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_type_that_contains_itself_ends() {
+        let blob = Build::default()
+            .structure(KIND_STRUCT, "loop", &[("", 1, 0)])
+            .link(KIND_TYPEDEF, "self", 2)
+            .blob();
+        let btf = Btf::parse(&blob, |_| true).expect("good");
+        assert!(btf.member_offset("loop", "x").is_err());
+        assert!(btf.member_offset("self", "x").is_err());
+    }
+
+    #[test]
+    fn this_kernel_has_all_that_is_needed() {
+        let blob = std::fs::read(crate::kernel::load::VMLINUX_BTF).expect("a kernel with BTF");
+        let btf = Btf::parse(&blob, crate::kernel::needs::is_needed).expect("the kernel's BTF");
+        crate::kernel::needs::resolve(&btf).expect("all members");
+    }
+}

@@ -1,13 +1,13 @@
 //! Cgroups come, change and go: which are containers, and what that means for them.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tracer_common::CgroupKey;
 
-use super::{
-    Action, Identity, Instance, Machine, Output,
-    instance::{End, Member},
-};
+use super::{Action, Identity, Instance, Machine, Output, instance::End};
 use crate::{
     decode::Mkdir,
     identity::{self, identify},
@@ -31,6 +31,62 @@ pub(super) enum Place {
         /// Root of the container that it lies in.
         within: Option<CgroupKey>,
     },
+}
+
+/// What every known cgroup is.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    by_key: BTreeMap<CgroupKey, Place>,
+    /// Root and what lies inside, so that a removal costs what it removes.
+    inside: BTreeSet<(CgroupKey, CgroupKey)>,
+}
+
+impl Places {
+    pub(super) fn get(&self, key: &CgroupKey) -> Option<&Place> {
+        self.by_key.get(key)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn put(&mut self, key: CgroupKey, place: Place) {
+        self.take(&key);
+        if let Some(root) = place.root() {
+            self.inside.insert((root, key));
+        }
+        self.by_key.insert(key, place);
+    }
+
+    pub(super) fn take(&mut self, key: &CgroupKey) -> Option<Place> {
+        let place = self.by_key.remove(key)?;
+        if let Some(root) = place.root() {
+            self.inside.remove(&(root, *key));
+        }
+        Some(place)
+    }
+
+    /// Takes out everything inside the container with this root.
+    fn take_inside(&mut self, root: CgroupKey) {
+        let first = (root, CgroupKey::new(0, 0));
+        while let Some((of, key)) = self.inside.range(first..).next().copied() {
+            if of != root {
+                break;
+            }
+            self.take(&key);
+        }
+    }
+}
+
+impl Place {
+    /// Root of the container that it lies in.
+    fn root(&self) -> Option<CgroupKey> {
+        match self {
+            Self::Inside(root) => Some(*root),
+            Self::Candidate { within, .. } => *within,
+            Self::Root | Self::Twin(_) => None,
+        }
+    }
 }
 
 /// Who a cgroup says it is.
@@ -71,7 +127,7 @@ impl Machine {
             Verdict::Container(claim) => self.appeared(at, key, claim, Origin::Kernel, out),
             Verdict::Inside(root) => self.inside(key, root, out),
             Verdict::Candidate(within) => {
-                self.places.insert(key, Place::Candidate { path, within });
+                self.places.put(key, Place::Candidate { path, within });
             }
             Verdict::None => out.push(Output::Act(Action::Forget(key))),
         }
@@ -96,7 +152,7 @@ impl Machine {
         origin: Origin,
         out: &mut Vec<Output>,
     ) {
-        match self.places.remove(&key) {
+        match self.places.take(&key) {
             Some(Place::Root) => self.removed(at, key, origin, out),
             Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
             Some(Place::Inside(root)) => {
@@ -309,12 +365,12 @@ impl Machine {
             None => {
                 let roots = self.paths.entry(Arc::clone(&claim.path)).or_default();
                 roots.twins.push(key);
-                self.places.insert(key, Place::Twin(Box::new(claim)));
+                self.places.put(key, Place::Twin(Box::new(claim)));
             }
             // The same hierarchy: the one before it went without a word.
             Some(root) if root.hierarchy == key.hierarchy => {
                 self.oddities += 1;
-                self.places.remove(&root);
+                self.places.take(&root);
                 self.removed(at, root, Origin::Reconcile, out);
                 self.create(at, key, claim, origin, out);
             }
@@ -332,13 +388,13 @@ impl Machine {
     fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Vec<Output>) {
         match self.places.get(&root) {
             Some(Place::Root) => {
-                self.places.insert(key, Place::Inside(root));
+                self.places.put(key, Place::Inside(root));
             }
             Some(Place::Twin(claim)) => {
                 if let Some(roots) = self.paths.get_mut(&claim.path) {
                     roots.twins.push(key);
                 }
-                self.places.insert(key, Place::Inside(root));
+                self.places.put(key, Place::Inside(root));
             }
             _ => out.push(Output::Act(Action::Forget(key))),
         }
@@ -366,11 +422,11 @@ impl Machine {
         roots.root = Some(key);
         for twin in std::mem::take(&mut roots.twins) {
             if twin != key {
-                self.places.remove(&twin);
+                self.places.take(&twin);
                 out.push(Output::Act(Action::Forget(twin)));
             }
         }
-        self.places.insert(key, Place::Root);
+        self.places.put(key, Place::Root);
         self.instances
             .insert(key, Instance::new(self.identity(key, claim)));
         if self.host.freezer.is_some() {
@@ -475,9 +531,6 @@ impl Machine {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
         };
-        if let Some(Member { since, .. }) = instance.candidate.take() {
-            self.waiting.remove(&(since, key));
-        }
         if instance.is_alive() {
             instance.end = Some(End::Exited);
             self.tell(at, Kind::Exited, origin, key, out);
@@ -505,16 +558,9 @@ impl Machine {
                 self.paths.remove(&path);
             }
         }
-        self.forget_inside(key);
-    }
-
-    /// Cgroups inside go before their root; what is left of them was lost.
-    fn forget_inside(&mut self, root: CgroupKey) {
-        self.places.retain(|_, place| match place {
-            Place::Inside(of) => *of != root,
-            Place::Candidate { within, .. } => *within != Some(root),
-            Place::Root | Place::Twin(_) => true,
-        });
+        self.stop_waiting(key);
+        // Cgroups inside go before their root; what is left of them was lost.
+        self.places.take_inside(key);
     }
 
     /// The last twin of a container that never got a root: it lived, if only to fail.
@@ -528,7 +574,7 @@ impl Machine {
             return;
         }
         self.create(at, key, claim, Origin::Kernel, out);
-        self.places.remove(&key);
+        self.places.take(&key);
         self.removed(at, key, Origin::Kernel, out);
     }
 }

@@ -55,6 +55,12 @@ impl Member {
         };
         self.pid == pid && same_start
     }
+
+    /// Whether this is the process that a scan found: `/proc` counts in clock ticks.
+    #[must_use]
+    pub const fn is_found(&self, pid: u32, start_ns: u64) -> bool {
+        self.pid == pid && self.start_ns / TICK_NS == start_ns / TICK_NS
+    }
 }
 
 /// How an instance stopped running.

@@ -35,6 +35,8 @@ mod cgroups;
 mod instance;
 mod processes;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +45,7 @@ use std::{
 
 use tracer_common::CgroupKey;
 
-use self::{calls::RuntimeCalls, cgroups::Place};
+use self::{calls::RuntimeCalls, cgroups::Places};
 pub use self::{
     instance::{Identity, Instance},
     snapshot::{Found, FoundProcess, Snapshot},
@@ -211,7 +213,7 @@ impl Host {
 pub struct Machine {
     host: Host,
     next_seq: u64,
-    places: BTreeMap<CgroupKey, Place>,
+    places: Places,
     instances: BTreeMap<CgroupKey, Instance>,
     /// Roots and twins by path.
     paths: BTreeMap<Arc<[u8]>, cgroups::Roots>,
@@ -230,7 +232,7 @@ impl Machine {
         Self {
             host,
             next_seq,
-            places: BTreeMap::new(),
+            places: Places::default(),
             instances: BTreeMap::new(),
             paths: BTreeMap::new(),
             calls: RuntimeCalls::default(),

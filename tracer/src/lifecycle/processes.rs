@@ -92,6 +92,11 @@ impl Machine {
         }
     }
 
+    /// Whether its init executes anything is decided, or does not matter any more.
+    pub(super) fn stop_waiting(&mut self, root: CgroupKey) {
+        self.waiting.retain(|(_, waiting)| *waiting != root);
+    }
+
     fn started_without_exec(
         &mut self,
         at: BootNs,
@@ -105,8 +110,8 @@ impl Machine {
         if instance.started.is_some() || instance.end == Some(End::Failed) {
             return;
         }
-        self.waiting.remove(&(candidate.since, root));
         instance.begin(at, candidate.pid, candidate.start_ns);
+        self.stop_waiting(root);
         if let Some(mut event) = self.event(at, Kind::Started, Origin::Kernel, root) {
             event.process = Some(Actor {
                 pid: candidate.pid,
@@ -138,11 +143,8 @@ impl Machine {
         };
         let task = &exec.process;
         if landed && instance.started.is_none() && instance.end != Some(End::Failed) {
-            let waited = instance.candidate.map(|candidate| candidate.since);
             instance.begin(at, task.pid, task.start_ns);
-            if let Some(since) = waited {
-                self.waiting.remove(&(since, root));
-            }
+            self.stop_waiting(root);
             self.tell_exec(at, Kind::Started, root, exec, out);
         } else if landed
             && !parent_inside
@@ -245,9 +247,7 @@ impl Machine {
             }
         } else if is_candidate && instance.started.is_none() && instance.end != Some(End::Failed) {
             instance.end = Some(End::Failed);
-            if let Some(candidate) = instance.candidate {
-                self.waiting.remove(&(candidate.since, root));
-            }
+            self.stop_waiting(root);
             if let Some(event) = self.event(at, Kind::StartFailed, Origin::Kernel, root) {
                 push_exit(event, task, status, out);
             }

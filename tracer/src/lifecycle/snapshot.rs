@@ -101,7 +101,7 @@ impl Machine {
             .copied()
             .collect();
         for key in gone {
-            self.places.remove(&key);
+            self.places.take(&key);
             self.removed(at, key, origin, out);
         }
     }
@@ -129,7 +129,7 @@ impl Machine {
                 }
                 seen.insert(found.cgroup);
                 if let Some(root) = other {
-                    self.places.remove(&root);
+                    self.places.take(&root);
                     self.removed(at, root, origin, out);
                 }
                 self.enter(found.cgroup, claim, out);
@@ -139,15 +139,16 @@ impl Machine {
                 self.tell(at, Kind::Discovered, origin, found.cgroup, out);
             }
             Sighting::Inside(root) => {
-                self.places
-                    .entry(found.cgroup)
-                    .or_insert(Place::Inside(root));
+                if self.places.get(&found.cgroup).is_none() {
+                    self.places.put(found.cgroup, Place::Inside(root));
+                }
             }
             Sighting::Candidate(within) => {
                 let path = Arc::clone(&found.path);
-                self.places
-                    .entry(found.cgroup)
-                    .or_insert(Place::Candidate { path, within });
+                if self.places.get(&found.cgroup).is_none() {
+                    let place = Place::Candidate { path, within };
+                    self.places.put(found.cgroup, place);
+                }
             }
             Sighting::None => {}
         }
@@ -234,7 +235,7 @@ impl Machine {
         if instance.is_alive() {
             let alive = instance.init.is_some_and(|member| {
                 let mut processes = sight.processes.iter();
-                processes.any(|process| member.is_process(process.pid, process.start_ns))
+                processes.any(|process| member.is_found(process.pid, process.start_ns))
             });
             if !alive {
                 instance.end = Some(End::Exited);
@@ -256,6 +257,9 @@ impl Machine {
         instance
             .sessions
             .retain(|pid, _| sight.processes.iter().any(|process| process.pid == *pid));
+        if told.contains(&Kind::Started) {
+            self.stop_waiting(key);
+        }
         for kind in told {
             self.tell(at, kind, origin, key, out);
         }
