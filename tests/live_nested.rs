@@ -53,7 +53,7 @@ fn runc_inside_a_runc_container() -> Result<()> {
     let outer = runc.container(&spec)?;
     let config = Spec::sh("exit 0")
         .cgroup(&format!("/{}/{inner}", outer.id()))
-        .config("/inner-rootfs");
+        .config(&inner, "/inner-rootfs");
     write_bundle(&shared, &config)?;
 
     let mut tracer = Tracer::start(&[])?;
@@ -96,7 +96,7 @@ fn runc_inside_a_docker_container() -> Result<()> {
     let outer = docker.create(&options, &["/bin/sh", "-c", &script(&inner)])?;
     let config = Spec::sh("exit 0")
         .cgroup(&format!("/docker/{}/{inner}", outer.id()))
-        .config("/inner-rootfs");
+        .config(&inner, "/inner-rootfs");
     write_bundle(&shared, &config)?;
 
     let mut tracer = Tracer::start(&[])?;

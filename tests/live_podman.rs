@@ -108,12 +108,13 @@ fn a_pod_with_two_containers() -> Result<()> {
     Ok(())
 }
 
-/// No other cgroup of podman's (conmon, the pod, their parent) was taken for a container.
+/// No other new cgroup of podman's (conmon, the pod, their parent) was taken for a container.
 fn only(tracer: &Tracer, ids: &[&str]) -> Result<()> {
     for record in tracer.records() {
-        let podmans = record
-            .text("cgroup.path")
-            .is_some_and(|path| path.contains("libpod"));
+        let podmans = record.is("container.created")
+            && record
+                .text("cgroup.path")
+                .is_some_and(|path| path.contains("libpod"));
         let known = record.container().is_some_and(|id| ids.contains(&id));
         ensure!(
             !podmans || known,

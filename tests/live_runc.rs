@@ -2,13 +2,15 @@
 
 use std::fs;
 
+use tracer_tests::cgroup::{self, Kind};
+use tracer_tests::janitor::OnDrop;
 use tracer_tests::raw::{RawContainer, Shape};
 use tracer_tests::runtimes::{Runc, Spec};
 use tracer_tests::wait::DEADLINE;
 use tracer_tests::{
-    Record, Result, Step, Tracer, created, emptied, ensure, exec_exited, exec_killed, exec_started,
-    exited, image, killed, live, need, paused, removed, resumed, start_failed, started,
-    started_without_exec, this_test,
+    Context, Record, Result, Step, Tracer, created, emptied, ensure, exec_exited, exec_killed,
+    exec_started, exited, image, killed, live, need, paused, removed, resumed, start_failed,
+    started, started_without_exec, this_test,
 };
 
 #[test]
@@ -174,7 +176,10 @@ fn a_missing_entrypoint_is_a_failed_start() -> Result<()> {
     let container = runc.container(&Spec::new(&["/no/such/program"]))?;
     let done = container.run()?;
     ensure!(done.code != 0, "runc ran what does not exist");
-    tracer.expect_life(container.id(), &[created(), start_failed(), removed()])?;
+    tracer.expect_life(
+        container.id(),
+        &[created(), start_failed(), emptied(), removed()],
+    )?;
     tracer.stop()?;
     Ok(())
 }
@@ -189,7 +194,62 @@ fn a_container_deleted_before_its_start_is_a_failed_start() -> Result<()> {
     tracer.expect_of(container.id(), "container.created", 1)?;
     container.kill("KILL")?;
     container.act("delete")?;
-    tracer.expect_life(container.id(), &[created(), start_failed(), removed()])?;
+    tracer.expect_life(
+        container.id(),
+        &[
+            created(),
+            start_failed().is("process.exit.signal", "SIGKILL"),
+            emptied(),
+            removed(),
+        ],
+    )?;
+    tracer.stop()?;
+    Ok(())
+}
+
+#[test]
+fn a_cgroup_that_goes_without_ever_having_a_process_is_a_failed_start() -> Result<()> {
+    let _live = live!();
+    let mut tracer = Tracer::start(&[])?;
+    let container = RawContainer::docker()?;
+    let id = container.id().to_owned();
+    container.remove()?;
+    tracer.expect_life(&id, &[created(), start_failed(), removed()])?;
+    tracer.stop()?;
+    Ok(())
+}
+
+/// Ten cgroups make one container, and one alone makes one as well.
+#[test]
+fn a_container_in_one_hierarchy_only() -> Result<()> {
+    let _live = live!("cc");
+    let mut tracer = Tracer::start(&[])?;
+    for hierarchy in cgroup::hierarchies()? {
+        // A named hierarchy has no controller, and no runtime puts a container there alone.
+        if matches!(&hierarchy.kind, Kind::V1(names) if names.iter().any(|name| name.starts_with("name=")))
+        {
+            continue;
+        }
+        let container = RawContainer::docker_in(|kind| *kind == hierarchy.kind)?;
+        container
+            .spawn(Shape::Joined, &["/bin/sh", "-c", "exit 5"])?
+            .finish(DEADLINE)?
+            .ended(5)?;
+        let id = container.id().to_owned();
+        container.remove()?;
+        tracer
+            .expect_life(
+                &id,
+                &[
+                    created(),
+                    started("/bin/sh"),
+                    exited(5),
+                    emptied(),
+                    removed(),
+                ],
+            )
+            .with_context(|| format!("in {:?} alone", hierarchy.kind))?;
+    }
     tracer.stop()?;
     Ok(())
 }
@@ -431,6 +491,37 @@ fn a_cgroup_path_that_tells_nothing() -> Result<()> {
             created().runtime("runc").parents(&[]),
             started("/bin/true"),
             exited(0),
+            emptied(),
+            removed(),
+        ],
+    )?;
+    tracer.stop()?;
+    Ok(())
+}
+
+/// runc itself sits in different places of different v1 hierarchies (so it does in a login session);
+/// left to its own choice it puts the container below each.
+#[test]
+fn cgroup_paths_that_differ_between_hierarchies() -> Result<()> {
+    let _live = live!("runc");
+    let Some(memory) = cgroup::hierarchies()?
+        .into_iter()
+        .find(|hierarchy| hierarchy.has("memory"))
+    else {
+        return need::skip(this_test!(), "no v1 memory hierarchy");
+    };
+    let runc = Runc::new()?;
+    let place = cgroup::create(&memory, "/tracer-live-session")?;
+    let _removal = OnDrop::new(|| drop(cgroup::remove(&place)));
+    let mut tracer = Tracer::start(&[])?;
+    let container = runc.container(&Spec::sh("exit 4").cgroup_of_runcs_choice())?;
+    container.run_from(&place.join("cgroup.procs"))?.ended(4)?;
+    tracer.expect_life(
+        container.id(),
+        &[
+            created().runtime("runc").parents(&[]),
+            started("/bin/sh"),
+            exited(4),
             emptied(),
             removed(),
         ],

@@ -24,7 +24,9 @@ pub enum Kind {
 }
 
 impl Hierarchy {
-    fn has(&self, controller: &str) -> bool {
+    /// Whether it is the v1 hierarchy of a controller.
+    #[must_use]
+    pub fn has(&self, controller: &str) -> bool {
         match &self.kind {
             Kind::V1(names) => names.iter().any(|name| name == controller),
             Kind::Unified => false,

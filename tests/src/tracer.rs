@@ -189,7 +189,7 @@ impl Tracer {
     /// [`Self::expect_life`] of several containers, with one wait for all.
     pub fn expect_lives(&mut self, lives: &[(&str, &[Step])]) -> Result<()> {
         let mut open = 0;
-        self.collect_until(DEADLINE, |tracer| {
+        let came = self.collect_until(DEADLINE, |tracer| {
             while let Some((container, steps)) = lives.get(open) {
                 if !tracer.has_come(container, steps) {
                     return false;
@@ -198,7 +198,10 @@ impl Tracer {
             }
             true
         })?;
-        self.settle()?;
+        // What is missing after the deadline fails below, marker or not.
+        if came {
+            self.settle()?;
+        }
         for (container, steps) in lives {
             let told = self.compared(container);
             life::compare(&told, steps).map_err(|error| self.with_life(container, &error))?;

@@ -115,6 +115,10 @@ pub struct IdentifyArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Judge another kernel by its type information (a file like /sys/kernel/btf/vmlinux), and
+    /// nothing of this host.
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = PlainFormat::Auto)]
     pub format: PlainFormat,
 }

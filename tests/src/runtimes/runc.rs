@@ -18,10 +18,20 @@ use crate::raw::random_id;
 pub struct Spec {
     arguments: Vec<String>,
     pid_namespace: PidNamespace,
-    cgroup: Option<String>,
+    cgroup: Place,
     memory_bytes: Option<u64>,
     mounts: Vec<Value>,
     privileged: bool,
+}
+
+/// `cgroupsPath`.
+#[derive(Debug, Clone)]
+enum Place {
+    /// `/<id>` in every hierarchy, wherever the tests themselves run.
+    Id,
+    /// Not given. runc then goes below its own cgroup, which may differ between v1 hierarchies.
+    Runcs,
+    Given(String),
 }
 
 #[derive(Debug, Clone)]
@@ -37,7 +47,7 @@ impl Spec {
         Self {
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             pid_namespace: PidNamespace::Own,
-            cgroup: None,
+            cgroup: Place::Id,
             memory_bytes: None,
             mounts: Vec::new(),
             privileged: false,
@@ -63,10 +73,17 @@ impl Spec {
         self
     }
 
-    /// The cgroup's path; runc's own choice is `/<id>`.
+    /// The cgroup's path; `/<id>` unless told otherwise.
     #[must_use]
     pub fn cgroup(mut self, path: &str) -> Self {
-        self.cgroup = Some(path.to_owned());
+        self.cgroup = Place::Given(path.to_owned());
+        self
+    }
+
+    /// Leaves the cgroup's path to runc: `<its own cgroup>/<id>` in each hierarchy.
+    #[must_use]
+    pub fn cgroup_of_runcs_choice(mut self) -> Self {
+        self.cgroup = Place::Runcs;
         self
     }
 
@@ -96,7 +113,7 @@ impl Spec {
     /// No resource limits of processes: raising one needs `CAP_SYS_RESOURCE`, which a test machine
     /// that is itself a container may lack.
     #[must_use]
-    pub fn config(&self, rootfs: &str) -> Value {
+    pub fn config(&self, id: &str, rootfs: &str) -> Value {
         let mut capabilities = vec!["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
         if self.privileged {
             capabilities.extend([
@@ -128,10 +145,13 @@ impl Spec {
         mounts.extend(self.mounts.iter().cloned());
         let mut linux = json!({
             "namespaces": namespaces,
-            "resources": {"devices": [{"allow": true, "access": "rwm"}]},
+            // runc adds the devices that every container has.
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
         });
-        if let Some(path) = &self.cgroup {
-            insert(&mut linux, "cgroupsPath", json!(path));
+        match &self.cgroup {
+            Place::Id => insert(&mut linux, "cgroupsPath", json!(format!("/{id}"))),
+            Place::Runcs => {}
+            Place::Given(path) => insert(&mut linux, "cgroupsPath", json!(path)),
         }
         if let Some(limit) = self.memory_bytes {
             let resources = linux.pointer_mut("/resources");
@@ -207,7 +227,10 @@ impl Runc {
         let unique: String = random_id()?.chars().take(8).collect();
         let id = format!("live-{number}-{unique}");
         let bundle = self.dir().join(&id);
-        write_bundle(&bundle, &spec.config(&self.rootfs().display().to_string()))?;
+        write_bundle(
+            &bundle,
+            &spec.config(&id, &self.rootfs().display().to_string()),
+        )?;
         Ok(Container {
             runc: self,
             id,
@@ -298,6 +321,19 @@ impl Container<'_> {
             .arg(id))
     }
 
+    /// `runc run` from a process in the cgroup at `procs` (a `cgroup.procs` file), to its end.
+    pub fn run_from(&self, procs: &Path) -> Result<Done> {
+        let inner = self.with_bundle("run");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "echo $$ >\"$1\" && shift && exec \"$@\"", "sh"])
+            .arg(procs)
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .stdin(Stdio::null());
+        run(&mut shell)
+    }
+
     /// `runc run`, left running.
     pub fn run_spawn(&self) -> Result<Running> {
         command::spawn(&mut self.with_bundle("run"))
@@ -343,7 +379,7 @@ mod tests {
             .host_pid()
             .cgroup("/a/b")
             .memory_bytes(7)
-            .config("/root/fs");
+            .config("x", "/root/fs");
         let at = |path: &str| config.pointer(path).cloned().unwrap_or_default();
         assert_eq!(at("/process/args"), json!(["/bin/sh", "-c", "exit 3"]));
         assert_eq!(at("/linux/cgroupsPath"), json!("/a/b"));

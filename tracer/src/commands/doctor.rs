@@ -12,7 +12,7 @@ use crate::{
         btf::Btf,
         hierarchies::Layout,
         load::VMLINUX_BTF,
-        needs::{self, PROGRAMS},
+        needs::{self, Constants, PROGRAMS},
     },
 };
 
@@ -44,13 +44,25 @@ struct Report {
     findings: Vec<Finding>,
 }
 
+impl Report {
+    fn of(findings: Vec<Finding>) -> Self {
+        let ready = findings
+            .iter()
+            .all(|finding| finding.verdict != Verdict::Missing);
+        Self { ready, findings }
+    }
+}
+
 /// Prints the report.
 ///
 /// # Errors
 ///
 /// [`Failure::Host`] where tracer cannot run here.
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let report = report();
+    let report = match &args.btf {
+        Some(file) => Report::of(btf(file)),
+        None => report(),
+    };
     if wants_json(args.format) {
         let text = serde_json::to_string(&report).map_err(anyhow::Error::from)?;
         print(&(text + "\n"))?;
@@ -74,15 +86,12 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
 
 fn report() -> Report {
     let mut findings = vec![kernel()];
-    findings.extend(btf());
+    findings.extend(btf(Path::new(VMLINUX_BTF)));
     findings.extend(capabilities());
     findings.extend(cgroups());
     findings.extend(mounts());
     findings.extend(runtimes());
-    let ready = findings
-        .iter()
-        .all(|finding| finding.verdict != Verdict::Missing);
-    Report { ready, findings }
+    Report::of(findings)
 }
 
 fn kernel() -> Finding {
@@ -97,40 +106,40 @@ fn kernel() -> Finding {
     )
 }
 
-fn btf() -> Vec<Finding> {
-    let blob = match fs::read(VMLINUX_BTF) {
+fn btf(file: &Path) -> Vec<Finding> {
+    let missing = |found: String, remedy: &str| vec![finding("BTF", false, found, remedy)];
+    let blob = match fs::read(file) {
         Ok(blob) => blob,
         Err(error) => {
-            return vec![finding(
-                "BTF",
-                false,
-                format!("{VMLINUX_BTF}: {error}"),
+            return missing(
+                format!("{}: {error}", file.display()),
                 "use a kernel built with CONFIG_DEBUG_INFO_BTF=y; every current distribution's is",
-            )];
+            );
         }
     };
     let parsed = Btf::parse(&blob, needs::is_needed);
-    let found = parsed.and_then(|btf| Ok((needs::resolve(&btf)?, btf)));
-    let (constants, btf) = match found {
-        Ok(found) => found,
-        Err(error) => {
-            return vec![finding(
-                "BTF",
-                false,
-                error.to_string(),
-                "report this kernel: tracer does not know it",
-            )];
-        }
-    };
+    match parsed.and_then(|btf| Ok((needs::resolve(&btf)?, btf))) {
+        Ok((constants, btf)) => needs_of(&btf, constants),
+        Err(error) => missing(
+            error.to_string(),
+            "report this kernel: tracer does not know it",
+        ),
+    }
+}
+
+/// What this kernel has of what tracer relies on.
+fn needs_of(btf: &Btf, constants: Constants) -> Vec<Finding> {
     let mut findings = vec![finding(
         "BTF",
         true,
         format!("{} members found", constants.offsets.len()),
         "",
     )];
-    for program in PROGRAMS {
-        if let Err(error) = needs::check_prototype(&btf, program) {
-            findings.push(Finding {
+    let misfits: Vec<Finding> = PROGRAMS
+        .iter()
+        .filter_map(|program| {
+            let error = needs::check_prototype(btf, program).err()?;
+            Some(Finding {
                 what: format!("tracepoint {}", program.name),
                 verdict: if program.required {
                     Verdict::Missing
@@ -139,9 +148,13 @@ fn btf() -> Vec<Finding> {
                 },
                 found: error.to_string(),
                 remedy: Some(format!("without it tracer lacks {}", program.gives)),
-            });
-        }
-    }
+            })
+        })
+        .collect();
+    let all = PROGRAMS.len();
+    let fit = all - misfits.len();
+    findings.push(info("tracepoints", format!("{fit} of {all} fit")));
+    findings.extend(misfits);
     for lack in constants.degraded {
         findings.push(Finding {
             what: "kernel".to_owned(),

@@ -300,12 +300,17 @@ const NO_EXIST: u64 = 1;
 fn inserted(result: Result<(), aya::maps::MapError>) -> Result<bool, LoadError> {
     match result {
         Ok(()) => Ok(true),
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.kind() == io::ErrorKind::AlreadyExists =>
-        {
-            Ok(false)
-        }
+        Err(error) if kind_of(&error) == Some(io::ErrorKind::AlreadyExists) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What the kernel answered to a map operation.
+fn kind_of(error: &aya::maps::MapError) -> Option<io::ErrorKind> {
+    match error {
+        aya::maps::MapError::KeyNotFound => Some(io::ErrorKind::NotFound),
+        aya::maps::MapError::SyscallError(error) => Some(error.io_error.kind()),
+        _ => None,
     }
 }
 
@@ -360,7 +365,7 @@ impl Tables {
         match self.tracked.remove(&cgroup.to_bytes()) {
             Ok(()) => self.count_removals(slot, 1),
             // Its rmdir came first.
-            Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) if kind_of(&error) == Some(io::ErrorKind::NotFound) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

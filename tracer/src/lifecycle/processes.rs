@@ -54,10 +54,19 @@ impl Machine {
         out: &mut Vec<Output>,
     ) {
         let by_runtime = is_runtime_init(child.comm);
-        let root = if by_runtime {
-            self.container_of(cgroup)
-        } else {
+        let settles = match self.places.get(&cgroup) {
+            Some(Place::Twin(_)) => true,
+            // Only a runtime makes a container of a cgroup whose path says nothing, before anything
+            // is executed there.
+            Some(Place::Candidate { .. }) => {
+                by_runtime || self.calls.get(child.parent_pid).is_some()
+            }
+            _ => false,
+        };
+        let root = if settles {
             self.settle(at, cgroup, child.parent_pid, out)
+        } else {
+            self.container_of(cgroup)
         };
         let Some(root) = root else { return };
         let Some(instance) = self.instances.get_mut(&root) else {

@@ -388,6 +388,22 @@ fn a_bare_container_is_named_by_its_runtime() {
 }
 
 #[test]
+fn a_bare_container_in_a_cgroup_of_any_name_is_told_before_it_starts() {
+    let mut script = Script::new();
+    script
+        .runtime(50, "runc create -b /b t1")
+        .mkdir(UNIFIED, 10, "/any")
+        .mkdir_in(UNIFIED, 11, 10, "/any/name")
+        .born(11, 100, b"runc:[1:CHILD]");
+    script.check(&["created"]);
+    let identity = &script.events()[0].container.as_ref().expect("one").identity;
+    assert_eq!(
+        (&*identity.id, &*identity.path),
+        ("t1", b"/any/name".as_slice())
+    );
+}
+
+#[test]
 fn an_unknown_cgroup_stays_quiet_until_an_init_lands_in_it() {
     let mut script = Script::new();
     script.mkdir(UNIFIED, 10, "/jobs/17");
