@@ -79,6 +79,8 @@ macro_rules! programs {
         $(#[$doc])*
         #[btf_tracepoint(function = $hook)]
         pub fn $name(ctx: BtfTracePointContext) -> i32 {
+            #[cfg(feature = "log")]
+            aya_log_ebpf::debug!(&ctx, $hook);
             $body(&ctx);
             0
         }

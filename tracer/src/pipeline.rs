@@ -192,8 +192,12 @@ impl Live {
             tables,
             ring,
             programs,
+            #[cfg(feature = "log")]
+            log,
             ..
         } = parts.kernel;
+        #[cfg(feature = "log")]
+        follow_log(poll_for(log, Interest::READABLE)?);
         Ok(Self {
             core: Core {
                 engine: parts.engine,
@@ -583,6 +587,17 @@ impl reconcile::Watch for Tables {
             tracing::error!(%error, pid, "process cannot be followed");
         }
     }
+}
+
+/// Development only: lines that the programs log.
+#[cfg(feature = "log")]
+fn follow_log(mut log: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>) {
+    tokio::spawn(async move {
+        while let Ok(mut ready) = log.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    });
 }
 
 /// Registers a descriptor with the event loop.

@@ -96,6 +96,9 @@ pub struct Kernel {
     pub ring: RingBuf<MapData>,
     /// Attached as long as this lives.
     pub programs: Ebpf,
+    /// What the programs log.
+    #[cfg(feature = "log")]
+    pub log: aya_log::EbpfLogger<&'static dyn log::Log>,
 }
 
 /// The maps that user space writes.
@@ -149,6 +152,9 @@ impl Kernel {
         let ring = RingBuf::try_from(take(&mut programs, "EVENTS")?)?;
         let tables = Tables::take(&mut programs, &slots)?;
         name_runtimes(&mut programs, &options.runtimes)?;
+        #[cfg(feature = "log")]
+        let log = aya_log::EbpfLogger::init(&mut programs)
+            .map_err(|_error| LoadError::Object("AYA_LOGS: build with `--features log`"))?;
         let report = attach_all(&mut programs)?;
         Ok(Self {
             report,
@@ -156,6 +162,8 @@ impl Kernel {
             tables,
             ring,
             programs,
+            #[cfg(feature = "log")]
+            log,
         })
     }
 }
