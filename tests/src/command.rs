@@ -4,8 +4,9 @@
 //! keep the standard streams open, and a pipe would then never end.
 
 use std::fs::File;
-use std::io::{Read, Seek};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -89,7 +90,7 @@ pub fn program(name: &str) -> Command {
 #[derive(Debug)]
 pub struct Running {
     process: Process,
-    stdin: Option<std::process::ChildStdin>,
+    stdin: Option<ChildStdin>,
     stdout: File,
     stderr: File,
     line: String,
@@ -181,6 +182,41 @@ impl Process {
     }
 }
 
+/// Ends another process when this one is gone, however that happens: a shell waits on a pipe that
+/// only this process can write to. A line says that there is nothing left to end.
+#[derive(Debug)]
+pub(crate) struct Leash {
+    pipe: Option<ChildStdin>,
+    shell: Process,
+}
+
+impl Leash {
+    pub(crate) fn new(process: &Process) -> Result<Self> {
+        let mut child = Command::new("sh")
+            .args(["-c", "read -r _ || kill -KILL \"$1\"", "leash"])
+            .arg(process.pid.as_raw_nonzero().to_string())
+            // An interrupt from the keyboard must not end it first.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .spawn()
+            .context("start the leash of a process")?;
+        let pipe = child.stdin.take();
+        Ok(Self {
+            pipe,
+            shell: Process::new(child, "leash")?,
+        })
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            drop(pipe.write_all(b"let go\n"));
+        }
+        drop(self.shell.wait(DEADLINE));
+    }
+}
+
 impl End {
     fn lock(&self) -> MutexGuard<'_, Option<ExitStatus>> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
@@ -249,6 +285,23 @@ mod tests {
         let error = running.finish(Duration::from_millis(50)).unwrap_err();
         assert!(format!("{error:#}").contains("`sleep 1000` did not end"));
         assert!(!std::path::Path::new(&format!("/proc/{pid}/exe")).exists());
+    }
+
+    #[test]
+    fn a_leash_ends_its_process_only_where_nobody_lets_go() {
+        let sleeper = || {
+            let child = program("sleep").arg("1000").spawn().unwrap();
+            Process::new(child, "sleep").unwrap()
+        };
+        let kept = sleeper();
+        drop(Leash::new(&kept).unwrap());
+        assert!(kept.wait(Duration::from_millis(50)).is_err());
+
+        let ended = sleeper();
+        let mut leash = Leash::new(&ended).unwrap();
+        // As the kernel does when this process dies.
+        leash.pipe = None;
+        assert_eq!(shell_code(ended.wait(DEADLINE).unwrap()), 137);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::check::{Checker, Schema};
-use crate::command::{Process, shell_code};
+use crate::command::{Leash, Process, shell_code};
 use crate::janitor::tail;
 use crate::life::{self, Step};
 use crate::raw::RawContainer;
@@ -47,7 +47,9 @@ enum Settle {
 /// A running `tracer run --format json`.
 #[derive(Debug)]
 pub struct Tracer {
+    // Dropped in this order: killed and waited for, then let go.
     process: Process,
+    _leash: Leash,
     lines: Receiver<std::io::Result<String>>,
     records: Vec<Record>,
     /// Positions in `records` by container id.
@@ -93,12 +95,14 @@ impl Tracer {
         let stdout = child.stdout.take().context("tracer's standard output")?;
         let (sender, lines) = sync_channel(LINES_HELD);
         let process = Process::new(child, "tracer")?;
+        let leash = Leash::new(&process)?;
         thread::Builder::new()
             .name("tracer-stdout".to_owned())
             .spawn(move || forward(BufReader::new(stdout), &sender))
             .context("start a reading thread")?;
         Ok(Self {
             process,
+            _leash: leash,
             lines,
             records: Vec::new(),
             by_container: BTreeMap::new(),

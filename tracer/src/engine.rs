@@ -10,7 +10,7 @@ use tracer_common::CgroupKey;
 
 use crate::{
     decode::{DecodeError, decode},
-    lifecycle::{self, Action, Event, Input, Machine, Output, Snapshot},
+    lifecycle::{self, Action, Event, Input, Machine, Metadata, Output, Snapshot},
     record::{Kind, Node, Origin, Record},
     render::Renderer,
     time::{BootNs, WallOffset},
@@ -21,6 +21,11 @@ use crate::{
 pub enum Entry<'a> {
     /// A record of the kernel side, undecoded.
     Raw(&'a [u8]),
+    /// Files about a container were read.
+    Metadata {
+        root: CgroupKey,
+        metadata: Arc<Metadata>,
+    },
     /// A container's v1 freezer was read.
     Freezer { root: CgroupKey, frozen: bool },
     /// A scan.
@@ -84,6 +89,13 @@ impl Engine {
                     return Err(error);
                 }
             },
+            Entry::Metadata { root, metadata } => {
+                let input = Input::Metadata {
+                    root: *root,
+                    metadata,
+                };
+                self.machine.apply(now, input, &mut self.scratch);
+            }
             Entry::Freezer { root, frozen } => {
                 let input = Input::Freezer {
                     root: *root,

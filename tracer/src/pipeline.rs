@@ -45,6 +45,7 @@ use rustix::time::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 use tracer_common::CgroupKey;
@@ -52,13 +53,15 @@ use tracer_common::CgroupKey;
 use crate::{
     decode::{RawEvent, What, decode},
     engine::{Effect, Engine, Entry, write_line},
+    enrich::Sources,
     filter::Filter,
     kernel::{
         freezers::{self, Freezers},
         hierarchies::Hierarchies,
         load::{Kernel, Tables},
     },
-    lifecycle::Action,
+    lifecycle::{Action, Ask, Metadata},
+    metadata,
     pretty::Pretty,
     reconcile,
     record::{Kind, Node, Origin, Record},
@@ -87,6 +90,8 @@ pub struct Parts {
     pub processes: bool,
     /// What `node.started` says.
     pub started: Box<Node>,
+    /// Where runtimes keep their files.
+    pub sources: Sources,
 }
 
 /// Why the daemon ended.
@@ -102,7 +107,9 @@ pub enum End {
 enum Wake {
     Ring,
     Freezers,
+    Metadata(CgroupKey, Metadata),
     Stdout,
+    HangUp,
     ClockSet,
     Timer,
     Terminate,
@@ -120,8 +127,11 @@ struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
+    /// Standard output once more, to learn that its reader is gone while nothing is written.
+    hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
     started: Option<Box<Node>>,
+    answers: mpsc::Receiver<(CgroupKey, Metadata)>,
     _programs: Ebpf,
 }
 
@@ -140,6 +150,9 @@ struct Core {
     reader: Reader,
     /// Drains in a row that found nothing.
     quiet_drains: u32,
+    questions: std::sync::mpsc::SyncSender<Ask>,
+    /// Questions that found no place in the queue.
+    unasked: u64,
 }
 
 /// What is known to be lost.
@@ -169,8 +182,10 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
         match live.wait(&mut terminate, &mut interrupt).await? {
             Wake::Ring | Wake::Timer => live.drain()?,
             Wake::Freezers => live.core.read_freezers()?,
+            Wake::Metadata(root, metadata) => live.core.learn(root, metadata)?,
             Wake::Stdout => live.core.flush()?,
             Wake::ClockSet => live.clock_was_set()?,
+            Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
     };
@@ -187,6 +202,11 @@ impl Live {
             }
             None => None,
         };
+        let hang_up = match parts.sink.hangs_up() {
+            Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::ERROR)?),
+            None => None,
+        };
+        let (questions, answers) = ask_on_a_thread(parts.sources)?;
         let clock_set = clock_set_timer().context("cannot watch the clock")?;
         let Kernel {
             tables,
@@ -212,11 +232,15 @@ impl Live {
                 records: 0,
                 reader: Reader::There,
                 quiet_drains: 0,
+                questions,
+                unasked: 0,
             },
+            answers,
             ring: poll_for(ring, Interest::READABLE)?,
             _programs: programs,
             hierarchies: parts.hierarchies,
             clock_set: poll_for(clock_set, Interest::READABLE)?,
+            hang_up,
             processes: parts.processes,
             started: Some(parts.started),
         })
@@ -248,8 +272,10 @@ impl Live {
         let wake = tokio::select! {
             biased;
             ready = self.ring.readable() => { ready?.clear_ready(); Wake::Ring }
-            ready = readable(self.core.freezers.as_ref()) => { ready?; Wake::Freezers }
-            ready = writable(stdout.as_ref()) => { ready?; Wake::Stdout }
+            ready = ready(self.core.freezers.as_ref(), Interest::READABLE) => { ready?; Wake::Freezers }
+            Some((root, metadata)) = self.answers.recv() => Wake::Metadata(root, metadata),
+            ready = ready(stdout.as_ref(), Interest::WRITABLE) => { ready?; Wake::Stdout }
+            ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
             () = until(timer) => Wake::Timer,
             _ = terminate.recv() => Wake::Terminate,
@@ -460,6 +486,15 @@ impl Core {
         self.flush()
     }
 
+    /// Takes up what files say of a container.
+    fn learn(&mut self, root: CgroupKey, metadata: Metadata) -> anyhow::Result<()> {
+        self.entry(&Entry::Metadata {
+            root,
+            metadata: Arc::new(metadata),
+        })?;
+        self.flush()
+    }
+
     fn node(&mut self, kind: Kind, node: Box<Node>) -> anyhow::Result<()> {
         self.entry(&Entry::Node(kind, node))
     }
@@ -480,6 +515,8 @@ impl Core {
             format,
             lines,
             records,
+            questions,
+            unasked,
             ..
         } = self;
         let mut failed = Ok(());
@@ -489,6 +526,15 @@ impl Core {
                 if filter.matches(&record) {
                     *records += 1;
                     write(format, &record, lines);
+                }
+            }
+            Effect::Act(Action::Enrich(ask)) => {
+                if questions.try_send(*ask).is_err() {
+                    *unasked += 1;
+                    tracing::warn!(
+                        unasked,
+                        "metadata not looked for: too many containers at once"
+                    );
                 }
             }
             Effect::Act(action) => {
@@ -557,7 +603,8 @@ fn act(
             freezers.get_mut().watch(*root, path);
         }
         (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.get_mut().unwatch(*root),
-        (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
+        (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None)
+        | (Action::Enrich(_), _) => {}
     }
     Ok(())
 }
@@ -600,6 +647,30 @@ fn follow_log(mut log: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>) {
     });
 }
 
+/// Questions about containers that may wait to be asked.
+const MAX_QUESTIONS: usize = 4096;
+
+/// Questions one way, answers the other.
+type Asking = (
+    std::sync::mpsc::SyncSender<Ask>,
+    mpsc::Receiver<(CgroupKey, Metadata)>,
+);
+
+/// Starts the thread that reads what runtimes wrote. It ends when either queue has no other end.
+fn ask_on_a_thread(sources: Sources) -> anyhow::Result<Asking> {
+    let (questions, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
+    let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
+    std::thread::Builder::new()
+        .name("metadata".to_owned())
+        .spawn(move || {
+            metadata::serve(&asked, sources, |root, found| {
+                answered.blocking_send((root, found)).is_ok()
+            });
+        })
+        .context("cannot start a thread")?;
+    Ok((questions, answers))
+}
+
 /// Registers a descriptor with the event loop.
 #[expect(
     deprecated,
@@ -634,20 +705,11 @@ fn arm(timer: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-async fn readable(freezers: Option<&AsyncFd<Freezers>>) -> io::Result<()> {
-    match freezers {
-        Some(freezers) => {
-            freezers.readable().await?.clear_ready();
-            Ok(())
-        }
-        None => std::future::pending().await,
-    }
-}
-
-async fn writable(stdout: Option<&AsyncFd<OwnedFd>>) -> io::Result<()> {
-    match stdout {
-        Some(stdout) => {
-            stdout.writable().await?.clear_ready();
+/// Waits until a descriptor is ready; for ever where there is none.
+async fn ready<T: AsRawFd>(fd: Option<&AsyncFd<T>>, interest: Interest) -> io::Result<()> {
+    match fd {
+        Some(fd) => {
+            fd.ready(interest).await?.clear_ready();
             Ok(())
         }
         None => std::future::pending().await,

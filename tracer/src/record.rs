@@ -216,6 +216,15 @@ pub struct Container {
     pub image: Option<Arc<Image>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<Arc<BTreeMap<String, String>>>,
+    /// When the runtime made it, as its files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// How often the runtime started it again, as its files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_count: Option<u64>,
+    /// It holds the namespaces of a pod and runs nothing of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandbox: bool,
     /// State after this record.
     pub state: State,
     /// `seq` of the last record that changed this instance.
@@ -417,7 +426,9 @@ pub enum OomScope {
 }
 
 /// How much of the container's metadata is in a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Enrichment {
     None,

@@ -19,7 +19,7 @@ use tracer_common::{ABI_VERSION, CgroupKey};
 
 use crate::{
     engine::{Engine, Entry},
-    lifecycle::{self, Snapshot},
+    lifecycle::{self, Metadata, Snapshot},
     record::{Host, Kind, Node, Origin},
     render::Renderer,
     time::{BootNs, WallOffset},
@@ -36,6 +36,7 @@ const TAG_SNAPSHOT: u8 = 3;
 const TAG_NODE: u8 = 4;
 const TAG_TICK: u8 = 5;
 const TAG_OFFSET: u8 = 6;
+const TAG_METADATA: u8 = 7;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +150,10 @@ impl<W: Write> Recorder<W> {
                 (TAG_NODE, &owned)
             }
             Entry::Tick => (TAG_TICK, &[]),
+            Entry::Metadata { root, metadata } => {
+                owned = serde_json::to_vec(&(root.hierarchy, root.id, &**metadata))?;
+                (TAG_METADATA, &owned)
+            }
             Entry::Offset(offset) => {
                 owned = offset.0.to_le_bytes().to_vec();
                 (TAG_OFFSET, &owned)
@@ -309,6 +314,14 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
             Ok(Entry::Node(kind, node))
         }
         TAG_TICK => Ok(Entry::Tick),
+        TAG_METADATA => {
+            let (hierarchy, id, metadata): (u32, u64, Metadata) =
+                serde_json::from_slice(payload).map_err(json)?;
+            Ok(Entry::Metadata {
+                root: CgroupKey::new(hierarchy, id),
+                metadata: Arc::new(metadata),
+            })
+        }
         TAG_OFFSET => {
             let bytes = payload
                 .try_into()

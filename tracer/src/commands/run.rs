@@ -11,6 +11,7 @@ use crate::{
     cli::RunArgs,
     config::Config,
     engine::Engine,
+    enrich::Sources,
     host,
     kernel::{
         hierarchies::Hierarchies,
@@ -79,6 +80,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         sink: StdoutSink::new(config.queue_bytes).context("cannot use standard output")?,
         recorder,
         processes: config.processes,
+        sources: Sources::default(),
     };
     let end = runtime.block_on(pipeline::run(parts))?;
     tracing::info!(?end, "stopped");

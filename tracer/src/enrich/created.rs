@@ -41,9 +41,11 @@ fn offset_ns(zone: &str) -> Option<i64> {
     let (hours, minutes) = rest.split_once(':')?;
     let number = |text: &str, below: i64| {
         let good = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|value| good && *value < below)
+        let value: Option<i64> = text.parse().ok();
+        value.filter(|value| good && *value < below)
     };
-    Some(sign * (number(hours, 24)? * 3600 + number(minutes, 60)? * 60) * 1_000_000_000)
+    let seconds = number(hours, 24)? * 3600 + number(minutes, 60)? * 60;
+    Some(sign * seconds * 1_000_000_000)
 }
 
 #[cfg(test)]
@@ -67,7 +69,10 @@ mod tests {
         ] {
             check(text, Some("2026-11-21T23:16:56.053062000Z"));
         }
-        check("2026-11-21T23:16:56Z", Some("2026-11-21T23:16:56.000000000Z"));
+        check(
+            "2026-11-21T23:16:56Z",
+            Some("2026-11-21T23:16:56.000000000Z"),
+        );
     }
 
     #[test]

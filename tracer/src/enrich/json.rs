@@ -27,7 +27,7 @@ const MAX_KNOWN_VALUE: usize = 64 << 10;
 /// Most annotations that runtimes write for themselves.
 const MAX_KNOWN: usize = 256;
 /// Most entries of a list.
-const MAX_LIST: usize = 256;
+const MAX_LIST: usize = 1024;
 
 /// A value if it is what `T` expects.
 #[derive(Debug)]
@@ -304,7 +304,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(json: &str, name: Option<&str>, count: Option<u64>, deep: Option<&str>, list: &[&str]) {
+    fn check(
+        json: &str,
+        name: Option<&str>,
+        count: Option<u64>,
+        deep: Option<&str>,
+        list: &[&str],
+    ) {
         let sample: Sample = parse(json.as_bytes()).expect(json);
         let inner = sample.inner.object().unwrap_or_default();
         assert_eq!(sample.name.text().as_deref(), name, "{json}");
@@ -340,7 +346,13 @@ mod tests {
     #[test]
     fn depth_is_bounded_where_it_is_kept_and_free_where_it_is_skipped() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        check(&format!(r#"{{"other":{deep},"name":"a"}}"#), Some("a"), None, None, &[]);
+        check(
+            &format!(r#"{{"other":{deep},"name":"a"}}"#),
+            Some("a"),
+            None,
+            None,
+            &[],
+        );
         let kept = format!(r#"{{"list":{deep}}}"#);
         check(&kept, None, None, None, &[]);
     }
@@ -362,7 +374,10 @@ mod tests {
         assert_eq!(labels(&[("k".repeat(MAX_NAME + 1), "v".into())]).len(), 0);
         let mut pushed = many;
         pushed.push(("nerdctl/name".into(), "web".into()));
-        assert_eq!(labels(&pushed).get("nerdctl/name").map(String::as_str), Some("web"));
+        assert_eq!(
+            labels(&pushed).get("nerdctl/name").map(String::as_str),
+            Some("web")
+        );
     }
 
     #[test]

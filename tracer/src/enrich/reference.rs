@@ -129,7 +129,13 @@ mod tests {
     fn references() {
         check("nginx", Some("nginx"), &[], false, &[]);
         check("nginx:1.27", Some("nginx"), &["1.27"], false, &[]);
-        check("localhost:5000/web", Some("localhost:5000/web"), &[], false, &[]);
+        check(
+            "localhost:5000/web",
+            Some("localhost:5000/web"),
+            &[],
+            false,
+            &[],
+        );
         check(
             "registry.example:5000/team/web:1.27",
             Some("registry.example:5000/team/web"),

@@ -35,17 +35,17 @@ pub enum LoadError {
     #[error(
         "the kernel shows no type information at {VMLINUX_BTF} ({0}): tracer needs Linux 5.10 or later built with CONFIG_DEBUG_INFO_BTF=y"
     )]
-    NoBtf(#[source] io::Error),
+    NoBtf(io::Error),
     #[error("{VMLINUX_BTF} cannot be used: {0}")]
-    BadBtf(#[source] BtfError),
+    BadBtf(BtfError),
     #[error("this kernel is not one that tracer knows: {0}")]
-    Kernel(#[source] BtfError),
+    Kernel(BtfError),
     #[error(
         "no cgroup hierarchy is mounted with its root: mount one, or give tracer the host's cgroup namespace"
     )]
     NoCgroups,
     #[error("the kernel refused the eBPF maps: {0:#}")]
-    Maps(#[source] Box<aya::EbpfError>),
+    Maps(Box<aya::EbpfError>),
     #[error("the kernel refused program {name}: {why}")]
     Program { name: &'static str, why: String },
     #[error("the eBPF object lacks {0}: it was not built together with this binary")]

@@ -56,14 +56,24 @@ impl RuntimeCalls {
         self.by_pid.get(&pid).map(|(_, call)| call)
     }
 
-    /// The latest call for a container that this cgroup's name fits.
+    /// The latest call for a container that this cgroup's name fits, with its pid.
     #[must_use]
-    pub fn for_leaf(&self, leaf: &[u8]) -> Option<&RuntimeCall> {
+    pub fn for_leaf(&self, leaf: &[u8]) -> Option<(u32, &RuntimeCall)> {
+        self.by_age
+            .values()
+            .rev()
+            .filter_map(|pid| Some((*pid, self.get(*pid)?)))
+            .find(|(_, call)| call.fits(leaf))
+    }
+
+    /// The latest call for the container with this id.
+    #[must_use]
+    pub fn for_id(&self, id: &str) -> Option<&RuntimeCall> {
         self.by_age
             .values()
             .rev()
             .filter_map(|pid| self.get(*pid))
-            .find(|call| call.fits(leaf))
+            .find(|call| &*call.id == id)
     }
 
     fn remove(&mut self, pid: u32) {
@@ -74,6 +84,18 @@ impl RuntimeCalls {
 }
 
 impl RuntimeCall {
+    /// Who manages the container: the runtime itself, or containerd or Docker where the bundle lies
+    /// in the directory of containerd's shim (`<state>/io.containerd.runtime.v2.task/<namespace>`).
+    #[must_use]
+    pub fn manager(&self) -> Arc<str> {
+        let mut parts = self.bundle.as_deref().unwrap_or_default().split('/');
+        match parts.find(|part| part.starts_with("io.containerd.runtime.")) {
+            Some(_) if parts.next() == Some("moby") => "docker".into(),
+            Some(_) => "containerd".into(),
+            None => Arc::clone(&self.runtime),
+        }
+    }
+
     /// Whether a cgroup of this name may be the container's: its id, or its id in a systemd scope.
     #[must_use]
     pub fn fits(&self, leaf: &[u8]) -> bool {

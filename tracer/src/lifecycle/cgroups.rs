@@ -7,7 +7,7 @@ use std::{
 
 use tracer_common::CgroupKey;
 
-use super::{Action, Identity, Instance, Machine, Output, instance::End};
+use super::{Action, Identity, Instance, Machine, Output, calls::RuntimeCall, instance::End};
 use crate::{
     decode::Mkdir,
     identity::{self, identify},
@@ -97,15 +97,21 @@ pub(super) struct Claim {
     pub pod_uid: Option<String>,
     pub parents: Arc<[Parent]>,
     pub path: Arc<[u8]>,
+    /// What the root and its twins have in common: the path, or, where the path says nothing, the
+    /// call of the runtime that makes them. (A runtime that is given no path makes a cgroup below
+    /// its own in each v1 hierarchy, and those may differ.)
+    pub group: Arc<[u8]>,
 }
 
-/// The cgroups that share the path of a container.
+/// The cgroups of one container.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     /// Key of the instance, once there is one.
     pub root: Option<CgroupKey>,
     /// Twins, and cgroups inside them, that the kernel still watches.
     pub twins: Vec<CgroupKey>,
+    /// Path of the twin in the freezer's hierarchy.
+    pub freezer: Option<Arc<[u8]>>,
 }
 
 /// What a path turns out to be.
@@ -120,8 +126,13 @@ enum Verdict {
 
 impl Machine {
     pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Vec<Output>) {
-        let path = self.full_path(mkdir);
         let key = mkdir.cgroup;
+        if self.instances.contains_key(&key) {
+            // The kernel never uses an id twice: it is told again.
+            self.oddities += 1;
+            return;
+        }
+        let path = self.full_path(mkdir);
         let parent = CgroupKey::new(key.hierarchy, mkdir.parent_id);
         match self.judge(&path, Some(parent), Some(mkdir)) {
             Verdict::Container(claim) => self.appeared(at, key, claim, Origin::Kernel, out),
@@ -140,8 +151,8 @@ impl Machine {
         let identity = Arc::make_mut(&mut instance.identity);
         let path: Arc<[u8]> = mkdir.path.into();
         let old = std::mem::replace(&mut identity.path, Arc::clone(&path));
-        if let Some(roots) = self.paths.remove(&old) {
-            self.paths.insert(path, roots);
+        if let Some(root) = self.roots.remove(&old) {
+            self.roots.insert(path, root);
         }
     }
 
@@ -157,7 +168,7 @@ impl Machine {
             Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
             Some(Place::Inside(root)) => {
                 if let Some(Place::Twin(claim)) = self.places.get(&root)
-                    && let Some(roots) = self.paths.get_mut(&claim.path)
+                    && let Some(roots) = self.groups.get_mut(&claim.group)
                 {
                     roots.twins.retain(|twin| *twin != key);
                 }
@@ -255,12 +266,16 @@ impl Machine {
             identity::Identity::Unknown => {
                 let leaf = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 match mkdir.and_then(|mkdir| self.call_for(mkdir, leaf)) {
-                    Some((id, runtime)) => Verdict::Container(Claim {
-                        id,
-                        runtime: Some(Runtime { name: runtime }),
+                    Some((pid, call)) => Verdict::Container(Claim {
+                        id: Arc::clone(&call.id),
+                        runtime: Some(Runtime {
+                            name: call.manager(),
+                        }),
                         pod_uid: None,
                         parents: self.lineage(around),
                         path: Arc::clone(path),
+                        // No path has a NUL.
+                        group: format!("\0{pid} {}", call.id).into_bytes().into(),
                     }),
                     None => Verdict::Candidate(around),
                 }
@@ -284,7 +299,7 @@ impl Machine {
             return Verdict::Candidate(Some(root));
         }
         let root = path.get(..found.root_len).unwrap_or_default();
-        match self.paths.get(root) {
+        match self.groups.get(root) {
             Some(roots) => match (roots.root, roots.twins.first()) {
                 (Some(_), _) | (None, None) => Verdict::None,
                 (None, Some(twin)) => Verdict::Inside(*twin),
@@ -294,12 +309,14 @@ impl Machine {
     }
 
     /// The runtime call that this cgroup was made for, by the maker or by the name.
-    fn call_for(&self, mkdir: &Mkdir<'_>, leaf: &[u8]) -> Option<(Arc<str>, Arc<str>)> {
-        let call = [mkdir.maker_pid, mkdir.maker_parent_pid]
+    fn call_for(&self, mkdir: &Mkdir<'_>, leaf: &[u8]) -> Option<(u32, &RuntimeCall)> {
+        [mkdir.maker_pid, mkdir.maker_parent_pid]
             .into_iter()
-            .find_map(|pid| self.calls.get(pid).filter(|call| call.fits(leaf)))
-            .or_else(|| self.calls.for_leaf(leaf))?;
-        Some((Arc::clone(&call.id), Arc::clone(&call.runtime)))
+            .find_map(|pid| {
+                let call = self.calls.get(pid).filter(|call| call.fits(leaf))?;
+                Some((pid, call))
+            })
+            .or_else(|| self.calls.for_leaf(leaf))
     }
 
     pub(super) fn claim(
@@ -332,6 +349,7 @@ impl Machine {
                 by_path.into()
             },
             path: Arc::clone(path),
+            group: Arc::clone(path),
         }
     }
 
@@ -357,14 +375,17 @@ impl Machine {
         origin: Origin,
         out: &mut Vec<Output>,
     ) {
-        let known = self.paths.get(&claim.path).and_then(|roots| roots.root);
+        let known = self.groups.get(&claim.group).and_then(|roots| roots.root);
         match known {
             None if key.hierarchy == self.host.preferred() => {
                 self.create(at, key, claim, origin, out);
             }
             None => {
-                let roots = self.paths.entry(Arc::clone(&claim.path)).or_default();
+                let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
                 roots.twins.push(key);
+                if Some(key.hierarchy) == self.host.freezer {
+                    roots.freezer = Some(Arc::clone(&claim.path));
+                }
                 self.places.put(key, Place::Twin(Box::new(claim)));
             }
             // The same hierarchy: the one before it went without a word.
@@ -391,7 +412,7 @@ impl Machine {
                 self.places.put(key, Place::Inside(root));
             }
             Some(Place::Twin(claim)) => {
-                if let Some(roots) = self.paths.get_mut(&claim.path) {
+                if let Some(roots) = self.groups.get_mut(&claim.group) {
                     roots.twins.push(key);
                 }
                 self.places.put(key, Place::Inside(root));
@@ -413,13 +434,15 @@ impl Machine {
         if origin == Origin::Kernel {
             self.tell(at, Kind::Created, origin, key, out);
         }
+        self.ask(key, out);
     }
 
     /// Enters an instance into the table without a word, in place of its twins.
     pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
-        let path = Arc::clone(&claim.path);
-        let roots = self.paths.entry(Arc::clone(&path)).or_default();
+        let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
         roots.root = Some(key);
+        let path = roots.freezer.take();
+        let path = path.unwrap_or_else(|| Arc::clone(&claim.path));
         for twin in std::mem::take(&mut roots.twins) {
             if twin != key {
                 self.places.take(&twin);
@@ -427,8 +450,10 @@ impl Machine {
             }
         }
         self.places.put(key, Place::Root);
-        self.instances
-            .insert(key, Instance::new(self.identity(key, claim)));
+        self.roots.insert(Arc::clone(&claim.path), key);
+        let group = Arc::clone(&claim.group);
+        let instance = Instance::new(self.identity(key, claim), group);
+        self.instances.insert(key, instance);
         if self.host.freezer.is_some() {
             out.push(Output::Act(Action::WatchFreezer { root: key, path }));
         }
@@ -456,6 +481,9 @@ impl Machine {
             image: None,
             label: None,
             k8s,
+            created: None,
+            restart_count: None,
+            sandbox: false,
         }
     }
 
@@ -512,10 +540,11 @@ impl Machine {
         Some(Claim {
             id,
             runtime: call.map(|call| Runtime {
-                name: Arc::clone(&call.runtime),
+                name: call.manager(),
             }),
             pod_uid: None,
             parents: self.lineage(within),
+            group: Arc::clone(&path),
             path,
         })
     }
@@ -545,17 +574,17 @@ impl Machine {
             subject.state = crate::record::State::Removed;
         }
         out.push(Output::Event(Box::new(event)));
-        let path = match self.instances.remove(&key) {
-            Some(instance) => Arc::clone(&instance.identity.path),
-            None => return,
+        let Some(instance) = self.instances.remove(&key) else {
+            return;
         };
+        self.roots.remove(&instance.identity.path);
         if self.host.freezer.is_some() {
             out.push(Output::Act(Action::UnwatchFreezer { root: key }));
         }
-        if let Some(roots) = self.paths.get_mut(&path) {
+        if let Some(roots) = self.groups.get_mut(&instance.group) {
             roots.root = None;
             if roots.twins.is_empty() {
-                self.paths.remove(&path);
+                self.groups.remove(&instance.group);
             }
         }
         self.stop_waiting(key);
@@ -565,8 +594,7 @@ impl Machine {
 
     /// The last twin of a container that never got a root: it lived, if only to fail.
     fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
-        let path = Arc::clone(&claim.path);
-        let Some(roots) = self.paths.get_mut(&path) else {
+        let Some(roots) = self.groups.get_mut(&claim.group) else {
             return;
         };
         roots.twins.retain(|twin| *twin != key);

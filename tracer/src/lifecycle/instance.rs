@@ -7,7 +7,7 @@ use tracer_common::CgroupKey;
 use super::Subject;
 use crate::{
     record::{Enrichment, Image, K8s, Parent, Runtime, State},
-    time::BootNs,
+    time::{BootNs, Timestamp},
 };
 
 /// Who the container is. Shared by the events that speak of it; replaced when more becomes known.
@@ -27,6 +27,10 @@ pub struct Identity {
     pub image: Option<Arc<Image>>,
     pub label: Option<Arc<BTreeMap<String, String>>>,
     pub k8s: Option<Arc<K8s>>,
+    /// When the runtime made it, as its files say.
+    pub created: Option<Timestamp>,
+    pub restart_count: Option<u64>,
+    pub sandbox: bool,
 }
 
 /// A process that matters to the container's life.
@@ -76,6 +80,8 @@ pub enum End {
 #[derive(Debug)]
 pub struct Instance {
     pub identity: Arc<Identity>,
+    /// Key of its root and twins.
+    pub(super) group: Arc<[u8]>,
     pub enrichment: Enrichment,
     /// Number of the last event that changed it.
     pub version: u64,
@@ -92,9 +98,10 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(identity: Identity) -> Self {
+    pub(super) fn new(identity: Identity, group: Arc<[u8]>) -> Self {
         Self {
             identity: Arc::new(identity),
+            group,
             enrichment: Enrichment::None,
             version: 0,
             started: None,

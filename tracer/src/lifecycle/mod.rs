@@ -33,6 +33,7 @@
 pub mod calls;
 mod cgroups;
 mod instance;
+mod metadata;
 mod processes;
 mod snapshot;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use tracer_common::CgroupKey;
 use self::{calls::RuntimeCalls, cgroups::Places};
 pub use self::{
     instance::{Identity, Instance},
+    metadata::{Ask, Metadata},
     snapshot::{Found, FoundProcess, Snapshot},
 };
 use crate::{
@@ -101,6 +103,11 @@ mod keys {
 pub enum Input<'a> {
     /// A record of the kernel side.
     Raw(&'a What<'a>),
+    /// What files say of the container with this root.
+    Metadata {
+        root: CgroupKey,
+        metadata: &'a Metadata,
+    },
     /// A container's v1 freezer changed.
     Freezer { root: CgroupKey, frozen: bool },
     /// What a scan found; `Origin::Snapshot` at start, `Origin::Reconcile` after a loss.
@@ -125,6 +132,8 @@ pub enum Action {
     Forget(CgroupKey),
     /// Watch the v1 freezer of the container with this root; `path` is below the hierarchy's root.
     WatchFreezer { root: CgroupKey, path: Arc<[u8]> },
+    /// Look for what the runtime wrote about a container.
+    Enrich(Box<Ask>),
     /// The container is gone.
     UnwatchFreezer { root: CgroupKey },
 }
@@ -215,8 +224,10 @@ pub struct Machine {
     next_seq: u64,
     places: Places,
     instances: BTreeMap<CgroupKey, Instance>,
-    /// Roots and twins by path.
-    paths: BTreeMap<Arc<[u8]>, cgroups::Roots>,
+    /// Roots by path.
+    roots: BTreeMap<Arc<[u8]>, CgroupKey>,
+    /// Roots and twins by what they have in common.
+    groups: BTreeMap<Arc<[u8]>, cgroups::Roots>,
     calls: RuntimeCalls,
     /// When an init that has not executed anything counts as started all the same.
     waiting: BTreeSet<(BootNs, CgroupKey)>,
@@ -234,7 +245,8 @@ impl Machine {
             next_seq,
             places: Places::default(),
             instances: BTreeMap::new(),
-            paths: BTreeMap::new(),
+            roots: BTreeMap::new(),
+            groups: BTreeMap::new(),
             calls: RuntimeCalls::default(),
             waiting: BTreeSet::new(),
             ended: processes::Ended::default(),
@@ -246,6 +258,7 @@ impl Machine {
     pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Vec<Output>) {
         match input {
             Input::Raw(what) => self.raw(at, what, out),
+            Input::Metadata { root, metadata } => self.metadata(at, root, metadata, out),
             Input::Freezer { root, frozen } => self.frozen(at, root, frozen, out),
             Input::Snapshot(snapshot, origin) => self.snapshot(at, snapshot, origin, out),
             Input::Node(kind, node) => self.node(at, kind, node, out),

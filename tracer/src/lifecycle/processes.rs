@@ -155,6 +155,7 @@ impl Machine {
             instance.begin(at, task.pid, task.start_ns);
             self.stop_waiting(root);
             self.tell_exec(at, Kind::Started, root, exec, out);
+            self.ask(root, out);
         } else if landed
             && !parent_inside
             && instance.end != Some(End::Exited)

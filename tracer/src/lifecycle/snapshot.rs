@@ -123,7 +123,7 @@ impl Machine {
         }
         match self.claim_of(found, &sight) {
             Sighting::Container(claim) => {
-                let other = self.paths.get(&claim.path).and_then(|roots| roots.root);
+                let other = self.roots.get(&claim.path).copied();
                 if other.is_some_and(|root| root.hierarchy != found.cgroup.hierarchy) {
                     return;
                 }
@@ -137,6 +137,7 @@ impl Machine {
                     instance.adopt(&sight);
                 }
                 self.tell(at, Kind::Discovered, origin, found.cgroup, out);
+                self.ask(found.cgroup, out);
             }
             Sighting::Inside(root) => {
                 if self.places.get(&found.cgroup).is_none() {
@@ -176,10 +177,10 @@ impl Machine {
         let mut path: &[u8] = &found.path;
         while let Some(end) = path.iter().rposition(|byte| *byte == b'/') {
             path = path.get(..end)?;
-            if let Some(root) = self.paths.get(path).and_then(|roots| roots.root)
+            if let Some(root) = self.roots.get(path)
                 && root.hierarchy == found.cgroup.hierarchy
             {
-                return Some(root);
+                return Some(*root);
             }
         }
         None
@@ -200,7 +201,7 @@ impl Machine {
             .rsplit(|byte| *byte == b'/')
             .next()
             .unwrap_or_default();
-        let call = self.calls.for_leaf(leaf);
+        let call = self.calls.for_leaf(leaf).map(|(_, call)| call);
         let parents: Arc<[Parent]> = self.lineage(around);
         Claim {
             id: call.map_or_else(
@@ -208,11 +209,12 @@ impl Machine {
                 |call| Arc::clone(&call.id),
             ),
             runtime: call.map(|call| Runtime {
-                name: Arc::clone(&call.runtime),
+                name: call.manager(),
             }),
             pod_uid: None,
             parents,
             path: Arc::clone(&found.path),
+            group: Arc::clone(&found.path),
         }
     }
 

@@ -388,6 +388,32 @@ fn a_bare_container_is_named_by_its_runtime() {
 }
 
 #[test]
+fn a_bare_container_is_one_though_its_paths_differ_between_hierarchies() {
+    for order in [[PIDS, FREEZER, UNIFIED], [UNIFIED, PIDS, FREEZER]] {
+        let mut script = Script::new();
+        script.runtime(50, "runc run t1");
+        for hierarchy in order {
+            let path = match hierarchy {
+                UNIFIED => "/t1".to_owned(),
+                other => format!("/session/{other}/t1"),
+            };
+            script.mkdir(hierarchy, 10 + u64::from(hierarchy), &path);
+        }
+        script.lands(10, 100, 1).ends(10, 100, 1, 0, LANDED);
+        script.rmdir(UNIFIED, 10);
+        script.check(&["created", "started", "exited", "removed"]);
+        let freezer = script.out.iter().any(|output| {
+            let Output::Act(Action::WatchFreezer { path, .. }) = output else {
+                return false;
+            };
+            **path == *b"/session/3/t1"
+        });
+        assert!(freezer, "{order:?}: its freezer is elsewhere");
+        assert_eq!(script.machine.places(), 0, "{order:?}");
+    }
+}
+
+#[test]
 fn a_bare_container_in_a_cgroup_of_any_name_is_told_before_it_starts() {
     let mut script = Script::new();
     script
@@ -767,9 +793,9 @@ fn whatever_is_thrown_at_it_the_invariants_hold_and_a_scan_brings_the_truth() {
         let left: Vec<CgroupKey> = script.machine.instances.keys().copied().collect();
         assert_eq!(left, [], "seed {seed}: {:?}", script.machine.places);
         assert!(
-            script.machine.paths.is_empty(),
+            script.machine.groups.is_empty() && script.machine.roots.is_empty(),
             "seed {seed}: {:?}",
-            script.machine.paths
+            script.machine.groups
         );
         assert!(script.machine.waiting.is_empty(), "seed {seed}");
         hold_invariants(&script.events(), 1);

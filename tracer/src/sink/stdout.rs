@@ -100,6 +100,15 @@ impl StdoutSink {
         }
     }
 
+    /// A descriptor that reports an error as soon as the reader is gone, where there is one.
+    #[must_use]
+    pub fn hangs_up(&self) -> Option<BorrowedFd<'_>> {
+        match &self.target {
+            Target::NonBlocking(fd) | Target::Socket(fd) => Some(fd.as_fd()),
+            Target::File(_) => None,
+        }
+    }
+
     /// Takes whole lines, `records` of them.
     ///
     /// # Errors

@@ -1,0 +1,339 @@
+//! What must hold on every kernel and cgroup layout: the events of runc's and crun's containers.
+//!
+//! Made for the guests of `cargo xtask test --vm` and as good on a host. It needs no compiler, no
+//! daemon and no network. `TRACER_CGROUP_DRIVER=systemd` lets systemd make the cgroups.
+
+use std::cell::Cell;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tracer_tests::cgroup::{self, Kind};
+use tracer_tests::command::{self, Done};
+use tracer_tests::image;
+use tracer_tests::janitor::{Janitor, Prepared};
+use tracer_tests::raw::random_id;
+use tracer_tests::runtimes::Spec;
+use tracer_tests::runtimes::runc::write_bundle;
+use tracer_tests::{
+    Context, Result, Step, Tracer, created, emptied, ensure, exec_exited, exec_killed,
+    exec_started, exited, killed, need, oom, paused, removed, resumed, start_failed, started,
+};
+
+const LIMIT: u64 = 32 << 20;
+/// Takes more memory than that, at once.
+const GREEDY: [&str; 5] = [
+    "/bin/dd",
+    "if=/dev/zero",
+    "of=/dev/null",
+    "bs=100M",
+    "count=1",
+];
+
+/// A low-level runtime with a state directory of its own.
+struct Runtime {
+    program: &'static str,
+    janitor: Janitor,
+    made: Cell<u32>,
+}
+
+struct Container<'a> {
+    runtime: &'a Runtime,
+    id: String,
+    bundle: PathBuf,
+    /// Below the root of each hierarchy.
+    cgroup: String,
+}
+
+fn is_systemd() -> bool {
+    env::var_os("TRACER_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
+}
+
+impl Runtime {
+    fn new(program: &'static str) -> Result<Self> {
+        let prepared = Prepared::new(program)?;
+        image::rootfs(&prepared.dir().join("rootfs"))?;
+        Ok(Self {
+            program,
+            janitor: prepared.start()?,
+            made: Cell::new(0),
+        })
+    }
+
+    fn dir(&self) -> &Path {
+        self.janitor.dir()
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(self.program);
+        command.arg("--root").arg(self.dir().join("state"));
+        if is_systemd() {
+            command.arg("--systemd-cgroup");
+        }
+        command.arg(verb).stdin(Stdio::null());
+        command
+    }
+
+    /// Named as Docker names its containers, so that the cgroup's path alone tells whose it is.
+    fn container(&self, spec: Spec) -> Result<Container<'_>> {
+        self.made.set(self.made.get() + 1);
+        let id = random_id()?;
+        let (asked, cgroup) = if is_systemd() {
+            (
+                format!("system.slice:docker:{id}"),
+                format!("/system.slice/docker-{id}.scope"),
+            )
+        } else {
+            (format!("/docker/{id}"), format!("/docker/{id}"))
+        };
+        let bundle = self.dir().join(self.made.get().to_string());
+        let rootfs = self.dir().join("rootfs");
+        let config = spec.cgroup(&asked).config(&rootfs.display().to_string());
+        write_bundle(&bundle, &config)?;
+        Ok(Container {
+            runtime: self,
+            id,
+            bundle,
+            cgroup,
+        })
+    }
+}
+
+impl Container<'_> {
+    fn bundled(&self, verb: &str) -> Command {
+        let mut command = self.runtime.command(verb);
+        command.arg("--bundle").arg(&self.bundle).arg(&self.id);
+        command
+    }
+
+    fn create(&self) -> Result<()> {
+        command::run_ok(&mut self.bundled("create")).map(drop)
+    }
+
+    fn run(&self) -> Result<Done> {
+        command::run(&mut self.bundled("run"))
+    }
+
+    fn act(&self, verb: &str) -> Result<()> {
+        command::run_ok(self.runtime.command(verb).arg(&self.id)).map(drop)
+    }
+
+    fn kill(&self, signal: &str) -> Result<()> {
+        command::run_ok(self.runtime.command("kill").arg(&self.id).arg(signal)).map(drop)
+    }
+
+    fn exec(&self, arguments: &[&str]) -> Command {
+        let mut command = self.runtime.command("exec");
+        command.arg(&self.id).args(arguments);
+        command
+    }
+
+    /// Directory in the hierarchy that controls memory, and whether that is cgroup v2.
+    fn memory_dir(&self) -> Result<Option<(PathBuf, bool)>> {
+        for hierarchy in cgroup::hierarchies()? {
+            let (dir, root) = (hierarchy.dir(&self.cgroup), &hierarchy.mount);
+            match &hierarchy.kind {
+                Kind::V1(names) if names.iter().any(|name| name == "memory") => {
+                    return Ok(Some((dir, false)));
+                }
+                Kind::Unified => {
+                    let controllers = fs::read_to_string(root.join("cgroup.controllers"))
+                        .context("read cgroup.controllers")?;
+                    if controllers.split_whitespace().any(|name| name == "memory") {
+                        return Ok(Some((dir, true)));
+                    }
+                }
+                Kind::V1(_) => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Container<'_> {
+    fn drop(&mut self) {
+        drop(command::run(
+            self.runtime.command("delete").args(["--force", &self.id]),
+        ));
+    }
+}
+
+/// Begin and end as every container has them, with `steps` between.
+fn life(steps: &[Step]) -> Vec<Step> {
+    let whole = [&[created().parents(&[])], steps, &[emptied(), removed()]];
+    whole.concat()
+}
+
+fn whole_life(program: &'static str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+    let container = runtime.container(Spec::new(&["/bin/sleep", "1000"]))?;
+    let id = &container.id;
+
+    container.create()?;
+    tracer.expect_of(id, "container.created", 1)?;
+    container.act("start")?;
+    tracer.expect_of(id, "container.started", 1)?;
+    command::run(&mut container.exec(&["/bin/sh", "-c", "exit 5"]))?.ended(5)?;
+    tracer.expect_of(id, "container.exec_exited", 1)?;
+    container.act("pause")?;
+    tracer.expect_of(id, "container.paused", 1)?;
+    container.act("resume")?;
+    tracer.expect_of(id, "container.resumed", 1)?;
+    let long = command::spawn(&mut container.exec(&["/bin/sleep", "1000"]))?;
+    tracer.expect_of(id, "container.exec_started", 2)?;
+    container.kill("KILL")?;
+    tracer.expect_of(id, "container.exec_exited", 2)?;
+    long.finish(tracer_tests::wait::DEADLINE)?;
+    container.act("delete")?;
+
+    let expected = life(&[
+        started("/bin/sleep"),
+        exec_started("short", "/bin/sh"),
+        exec_exited("short", 5),
+        paused(),
+        resumed(),
+        exec_started("long", "/bin/sleep"),
+        killed("SIGKILL", 9, false),
+        exec_killed("long", "SIGKILL", 9),
+    ]);
+    tracer.expect_life(id, &expected)?;
+    tracer.stop()?;
+    Ok(())
+}
+
+fn exit_codes_and_signals(program: &'static str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+    for code in [0, 3, 255] {
+        let container = runtime.container(Spec::sh(&format!("exit {code}")))?;
+        container.run()?.ended(i32::from(code))?;
+        let expected = life(&[started("/bin/sh"), exited(code)]);
+        tracer.expect_life(&container.id, &expected)?;
+    }
+    // Only where it is not the first of its pid namespace can a process kill itself.
+    let container = runtime.container(Spec::sh("kill -TERM $$").host_pid())?;
+    container.run()?.ended(143)?;
+    let expected = life(&[started("/bin/sh").any_vpid(), killed("SIGTERM", 15, false)]);
+    tracer.expect_life(&container.id, &expected)?;
+    tracer.stop()?;
+    Ok(())
+}
+
+fn failed_starts(program: &'static str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+
+    let missing = runtime.container(Spec::new(&["/no/such/program"]))?;
+    ensure!(missing.run()?.code != 0, "{program} ran what is not there");
+
+    let unwanted = runtime.container(Spec::new(&["/bin/true"]))?;
+    unwanted.create()?;
+    tracer.expect_of(&unwanted.id, "container.created", 1)?;
+    unwanted.kill("KILL")?;
+    unwanted.act("delete")?;
+
+    let expected = [created(), start_failed(), removed()];
+    for container in [&missing, &unwanted] {
+        tracer.expect_life(&container.id, &expected)?;
+    }
+    tracer.stop()?;
+    Ok(())
+}
+
+fn out_of_memory(program: &'static str, test: &str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+    let alone = runtime.container(Spec::new(&GREEDY).memory_bytes(LIMIT))?;
+    if alone.memory_dir()?.is_none() {
+        return need::skip(test, "no memory controller");
+    }
+    alone.run()?.ended(137)?;
+    let script = format!("{}; exit 3", GREEDY.join(" "));
+    let child = runtime.container(Spec::sh(&script).memory_bytes(LIMIT))?;
+    child.run()?.ended(3)?;
+    tracer.expect_life(
+        &alone.id,
+        &life(&[
+            started("/bin/dd"),
+            oom(true).is("oom.limit_bytes", LIMIT),
+            killed("SIGKILL", 9, false).by_oom(),
+        ]),
+    )?;
+    tracer.expect_life(
+        &child.id,
+        &life(&[started("/bin/sh"), oom(false), exited(3)]),
+    )?;
+    tracer.stop()?;
+    Ok(())
+}
+
+/// `memory.oom.group`, Kubernetes' default: the kernel kills all of the container at once, and says
+/// so of each process.
+fn out_of_memory_as_a_group(program: &'static str, test: &str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+    let script = format!("{} & wait; exit 3", GREEDY.join(" "));
+    let container = runtime.container(Spec::sh(&script).memory_bytes(LIMIT))?;
+    let Some((dir, true)) = container.memory_dir()? else {
+        return need::skip(test, "memory.oom.group is cgroup v2's");
+    };
+    let id = &container.id;
+    container.create()?;
+    fs::write(dir.join("memory.oom.group"), "1").context("write memory.oom.group")?;
+    container.act("start")?;
+    tracer.expect_of(id, "container.exited", 1)?;
+    container.act("delete")?;
+    let expected = life(&[
+        started("/bin/sh"),
+        oom(false),
+        oom(true),
+        killed("SIGKILL", 9, false).by_oom(),
+    ]);
+    tracer.expect_life(id, &expected)?;
+    tracer.stop()?;
+    Ok(())
+}
+
+/// The same tests for a runtime, in a module of its name.
+macro_rules! tests_of {
+    ($runtime:ident, $program:literal) => {
+        mod $runtime {
+            use tracer_tests::{Result, live, this_test};
+
+            #[test]
+            fn a_whole_life() -> Result<()> {
+                let _live = live!($program);
+                super::whole_life($program)
+            }
+
+            #[test]
+            fn exit_codes_and_signals() -> Result<()> {
+                let _live = live!($program);
+                super::exit_codes_and_signals($program)
+            }
+
+            #[test]
+            fn failed_starts() -> Result<()> {
+                let _live = live!($program);
+                super::failed_starts($program)
+            }
+
+            #[test]
+            fn out_of_memory() -> Result<()> {
+                let _live = live!($program);
+                super::out_of_memory($program, this_test!())
+            }
+
+            #[test]
+            fn out_of_memory_as_a_group() -> Result<()> {
+                let _live = live!($program);
+                super::out_of_memory_as_a_group($program, this_test!())
+            }
+        }
+    };
+}
+
+tests_of!(runc, "runc");
+tests_of!(crun, "crun");
