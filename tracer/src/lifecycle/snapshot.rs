@@ -124,7 +124,8 @@ impl Machine {
         match self.claim_of(found, &sight) {
             Sighting::Container(claim) => {
                 let other = self.roots.get(&claim.path).copied();
-                if other.is_some_and(|root| root.hierarchy != found.cgroup.hierarchy) {
+                let twin = other.is_some_and(|root| root.hierarchy != found.cgroup.hierarchy);
+                if twin || self.is_known_elsewhere(&sight) {
                     return;
                 }
                 seen.insert(found.cgroup);
@@ -153,6 +154,23 @@ impl Machine {
             }
             Sighting::None => {}
         }
+    }
+
+    /// Whether the same container was found in the preferred hierarchy under another path, as one
+    /// that its runtime was given no path for may be.
+    fn is_known_elsewhere(&self, sight: &Sight<'_>) -> bool {
+        let Some(init) = sight.init() else {
+            return false;
+        };
+        let key = sight.root.cgroup;
+        key.hierarchy != self.host.preferred()
+            && self.instances.values().any(|instance| {
+                instance.identity.cgroup.hierarchy != key.hierarchy
+                    && [instance.init, instance.candidate]
+                        .into_iter()
+                        .flatten()
+                        .any(|member| member.is_found(init.pid, init.start_ns))
+            })
     }
 
     fn claim_of(&self, found: &Found, sight: &Sight<'_>) -> Sighting {

@@ -649,6 +649,16 @@ fn what_ran_before_is_discovered_in_its_state() {
 }
 
 #[test]
+fn a_container_with_other_paths_in_other_hierarchies_is_discovered_once() {
+    let mut script = Script::new();
+    let one = found(10, "/t1", &[(100, 1, b"sh")]);
+    let mut twin = found(18, "/session/t1", &[(100, 1, b"sh")]);
+    twin.cgroup = CgroupKey::new(PIDS, 18);
+    script.scan(&snapshot(vec![one, twin]), Origin::Snapshot);
+    script.check(&["discovered"]);
+}
+
+#[test]
 fn a_discovered_container_ends_like_any_other() {
     let mut script = Script::new();
     let one = found(10, &docker(), &[(100, 1, b"sh")]);

@@ -165,14 +165,21 @@ impl Walk<'_> {
     }
 }
 
-/// A cgroup whose path says nothing holds a container if the first process of a pid namespace of
-/// its own is in it.
+/// A cgroup whose path says nothing holds a container if the first process of a pid namespace is in
+/// it and no process of the host's own: a shell's cgroup may hold such a namespace too, beside the
+/// shell.
 fn holds_bare(directory: &Path) -> bool {
-    pids(directory)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|pid| proc::process(pid).ok())
-        .any(|process| process.vpid == 1 && process.pid_ns_level > 0)
+    let mut found = false;
+    for pid in pids(directory).unwrap_or_default() {
+        let Ok(process) = proc::process(pid) else {
+            continue;
+        };
+        if process.pid_ns_level == 0 {
+            return false;
+        }
+        found |= process.vpid == 1;
+    }
+    found
 }
 
 /// State of a container's v1 freezer: `None` while it is still freezing.
