@@ -45,6 +45,9 @@ pub struct Found {
     pub path: Arc<[u8]>,
     pub frozen: bool,
     pub populated: bool,
+    /// Made a moment before the scan: if it is empty, then because it is not filled yet.
+    #[serde(default)]
+    pub fresh: bool,
     /// Its own processes, without those of the cgroups inside.
     pub processes: Vec<FoundProcess>,
 }
@@ -363,7 +366,8 @@ impl Instance {
                 }
             }
             // A runtime that made a cgroup fills it at once; one that cleans up may leave it for
-            // long: it ended. Should it be filled all the same, its start is told.
+            // long. Should it be filled all the same, its start is told.
+            None if sight.root.fresh => {}
             None => self.end = Some(End::Exited),
         }
     }

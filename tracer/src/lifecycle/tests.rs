@@ -603,6 +603,7 @@ fn found(id: u64, path: &str, processes: &[(u32, u32, &[u8])]) -> Found {
         cgroup: CgroupKey::new(UNIFIED, id),
         path: path.as_bytes().into(),
         frozen: false,
+        fresh: false,
         populated: !processes.is_empty(),
         processes: processes
             .iter()

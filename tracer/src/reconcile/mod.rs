@@ -14,6 +14,7 @@ use std::{
     io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tracer_common::CgroupKey;
@@ -31,6 +32,9 @@ pub trait Watch {
     /// Follow this process to its end; `landed` if it has executed what it is there for.
     fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool);
 }
+
+/// A runtime fills the cgroup that it made within this time.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// Deepest cgroup that is walked.
 const MAX_DEPTH: usize = 64;
@@ -109,8 +113,9 @@ impl Walk<'_> {
     }
 
     fn read(&mut self, hierarchy: &Hierarchy, directory: &Path, path: &[u8]) -> io::Result<Found> {
-        let id = fs::metadata(directory)?.ino();
-        let cgroup = CgroupKey::new(hierarchy.id, id);
+        let metadata = fs::metadata(directory)?;
+        let cgroup = CgroupKey::new(hierarchy.id, metadata.ino());
+        let age = metadata.modified()?.elapsed().unwrap_or_default();
         self.watch.track(cgroup);
         let mut processes = Vec::new();
         for pid in pids(directory)? {
@@ -132,6 +137,7 @@ impl Walk<'_> {
             cgroup,
             path: path.into(),
             frozen,
+            fresh: age < FRESH,
             populated: populated.unwrap_or(!processes.is_empty()),
             processes,
         })

@@ -1,0 +1,151 @@
+//! What was lost is told, and the table is repaired.
+
+use rustix::process::Signal;
+use tracer_tests::{
+    Context, Record, Result, Tracer, ensure, live,
+    raw::{RawContainer, Shape},
+};
+
+/// The smallest ring that tracer takes: a few containers on a hybrid host fill it.
+const SMALL_RING: [&str; 2] = ["--ring-bytes", "65536"];
+
+fn position(records: &[Record], kind: &str) -> Option<usize> {
+    records.iter().position(|record| record.is(kind))
+}
+
+/// While tracer does not get to run, its ring overflows: one container of before ends unseen, one
+/// comes unseen and stays.
+#[test]
+fn a_gap_is_told_ahead_of_the_repair_and_the_repair_brings_the_truth() -> Result<()> {
+    let _live = live!();
+    let mut tracer = Tracer::start(&SMALL_RING)?;
+    let gone = RawContainer::docker()?;
+    let mut init = gone.spawn(Shape::Joined, &["stay", "3"])?;
+    let gone_id = gone.id().to_owned();
+    tracer.expect_of(&gone_id, "container.created", 1)?;
+
+    tracer.signal(Signal::STOP)?;
+    for _ in 0..200 {
+        RawContainer::docker()?.remove()?;
+    }
+    init.close_stdin();
+    init.finish(tracer_tests::wait::DEADLINE)?;
+    gone.remove()?;
+    let stays = RawContainer::docker()?;
+    let mut stays_init = stays.spawn(Shape::Joined, &["stay", "4"])?;
+    let stays_id = stays.id().to_owned();
+    tracer.signal(Signal::CONT)?;
+
+    tracer.expect("node.resynced", |record| record.is("node.resynced"))?;
+    tracer.settle()?;
+    stays_init.close_stdin();
+    stays_init.finish(tracer_tests::wait::DEADLINE)?;
+    stays.remove()?;
+    tracer.expect_of(&stays_id, "container.removed", 1)?;
+    let records = tracer.stop_after_loss()?;
+
+    let gap = position(&records, "node.gap").context("no gap was told")?;
+    let lost = records[gap].at("node.lost").context("no counts")?;
+    ensure!(lost["cgroup_mkdir"].as_u64() > Some(0), "{lost}");
+    for time in ["node.since", "node.until"] {
+        ensure!(records[gap].text(time).is_some(), "no {time}");
+    }
+    let resynced = position(&records, "node.resynced").context("no end of the repair")?;
+    ensure!(
+        gap < resynced,
+        "the repair ended before it was told to be needed"
+    );
+    let life = |id: &str| -> Vec<&Record> {
+        let of = records
+            .iter()
+            .filter(|record| record.container() == Some(id));
+        of.filter(|record| !record.is("container.enriched"))
+            .collect()
+    };
+    let gone = life(&gone_id);
+    ensure!(
+        gone.last()
+            .is_some_and(|record| record.is("container.removed")),
+        "{gone:?}"
+    );
+    let stays = life(&stays_id);
+    let first = stays
+        .first()
+        .context("the one that stayed was never told")?;
+    ensure!(
+        first.is("container.discovered") && first.text("origin") == Some("reconcile"),
+        "{first:?}"
+    );
+    let exited = stays.iter().find(|record| record.is("container.exited"));
+    ensure!(
+        exited.and_then(|record| record.number("process.exit.code")) == Some(4),
+        "its end was not followed: {stays:?}"
+    );
+    Ok(())
+}
+
+/// Bulk records give way first, and are told; no container's record is missing.
+#[test]
+fn a_storm_inside_containers_pushes_out_no_lifecycle_record() -> Result<()> {
+    let _live = live!("runc");
+    let mut arguments = SMALL_RING.to_vec();
+    arguments[1] = "262144";
+    arguments.push("--processes");
+    let tracer = Tracer::start(&arguments)?;
+    let runc = tracer_tests::runtimes::Runc::new()?;
+    let storm = "i=0; while [ $i -lt 3000 ]; do /bin/true; i=$((i+1)); done; exit 9";
+    let bundle = runc.container(&tracer_tests::runtimes::Spec::new(&[
+        "/bin/sh", "-c", storm,
+    ]))?;
+    tracer.signal(Signal::STOP)?;
+    let waiting = tracer.signal(Signal::CONT);
+    waiting?;
+    let id = format!("{}-storm", bundle.id());
+    bundle.run_as(&id)?.ended(9)?;
+    let records = {
+        let mut tracer = tracer;
+        tracer.expect_of(&id, "container.removed", 1)?;
+        tracer.stop_after_loss()?
+    };
+    let kinds: Vec<&str> = records
+        .iter()
+        .filter(|record| record.container() == Some(&id) && record.kind().starts_with("container."))
+        .map(Record::kind)
+        .filter(|kind| *kind != "container.enriched")
+        .collect();
+    ensure!(
+        kinds
+            == [
+                "container.created",
+                "container.started",
+                "container.exited",
+                "container.emptied",
+                "container.removed"
+            ],
+        "{kinds:?}"
+    );
+    let told = |kind: &str| {
+        let mut of = 0_u64;
+        for record in &records {
+            of += u64::from(record.is(kind) && record.container() == Some(&id));
+        }
+        of
+    };
+    let mut dropped = 0;
+    for record in records.iter().filter(|record| record.is("node.gap")) {
+        let lost = record.at("node.lost").context("no counts")?;
+        let lost = lost.as_object().context("no object")?;
+        ensure!(
+            lost.keys().eq(["process"]),
+            "more than bulk was lost: {lost:?}"
+        );
+        dropped += lost["process"].as_u64().unwrap_or(0);
+    }
+    let seen = told("process.exec") + told("process.exited");
+    ensure!(
+        seen + dropped == 2 * 3000,
+        "{seen} told and {dropped} dropped of 6000 bulk records"
+    );
+    println!("bulk: {seen} told, {dropped} dropped and told as such");
+    Ok(())
+}
