@@ -17,16 +17,16 @@ fn tracer(arguments: &[&str]) -> Command {
 }
 
 /// Runs and requires the exit code, and that standard error names `named`.
-#[track_caller]
-fn fails(arguments: &[&str], code: i32, named: &str) {
-    let done = run(&mut tracer(arguments)).expect("tracer runs");
-    assert_eq!(done.code, code, "{arguments:?}: {}", done.stderr);
-    assert!(
+fn fails(arguments: &[&str], code: i32, named: &str) -> Result<()> {
+    let done = run(&mut tracer(arguments))?;
+    ensure!(done.code == code, "{arguments:?}: {}", done.stderr);
+    ensure!(
         done.stderr.contains(named),
         "{arguments:?}: {}",
         done.stderr
     );
-    assert!(done.stdout.is_empty(), "{arguments:?}: {}", done.stdout);
+    ensure!(done.stdout.is_empty(), "{arguments:?}: {}", done.stdout);
+    Ok(())
 }
 
 fn file(directory: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<PathBuf> {
@@ -36,13 +36,14 @@ fn file(directory: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<Pat
 }
 
 #[test]
-fn wrong_usage_is_named_and_ends_with_2() {
-    fails(&["run", "--nope"], 2, "--nope");
-    fails(&["run", "--type", "container.born"], 2, "container.born");
-    fails(&["run", "--ring-bytes", "100000"], 2, "power of two");
-    fails(&["run", "--runtime-name", "a/b"], 2, "a/b");
-    fails(&["--log", "a=b=c", "doctor"], 2, "a=b=c");
-    fails(&[], 2, "Usage");
+fn wrong_usage_is_named_and_ends_with_2() -> Result<()> {
+    fails(&["run", "--nope"], 2, "--nope")?;
+    fails(&["run", "--type", "container.born"], 2, "container.born")?;
+    fails(&["run", "--ring-bytes", "100000"], 2, "power of two")?;
+    fails(&["run", "--runtime-name", "a/b"], 2, "a/b")?;
+    fails(&["--log", "a=b=c", "doctor"], 2, "a=b=c")?;
+    fails(&[], 2, "Usage")?;
+    Ok(())
 }
 
 #[test]
@@ -50,18 +51,18 @@ fn a_wrong_configuration_is_named_with_its_place() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let wrong = file(&directory, "wrong.toml", b"args = true\nprocesess = true\n")?;
     let wrong = wrong.to_string_lossy();
-    fails(&["run", "--config", &wrong], 2, "procesess");
-    fails(&["run", "--config", &wrong], 2, "line 2");
+    fails(&["run", "--config", &wrong], 2, "procesess")?;
+    fails(&["run", "--config", &wrong], 2, "line 2")?;
     fails(
         &["run", "--check-config", "--config", &wrong],
         2,
         "procesess",
-    );
+    )?;
     fails(
         &["run", "--config", "/nonexistent.toml"],
         2,
         "/nonexistent.toml",
-    );
+    )?;
     let good = file(&directory, "good.toml", b"processes = true\n")?;
     let good = good.to_string_lossy();
     let done = run(&mut tracer(&["run", "--check-config", "--config", &good]))?.ended(0)?;
@@ -169,8 +170,8 @@ fn a_recording_that_is_none_gets_a_clear_error() -> Result<()> {
         (b"tracer-recording\n\x01\0\0\0\xff\xff\xff\xff{", "length"),
     ] {
         let path = file(&directory, "foreign", content)?;
-        fails(&["replay", &path.to_string_lossy()], 1, named);
+        fails(&["replay", &path.to_string_lossy()], 1, named)?;
     }
-    fails(&["replay", "/nonexistent"], 1, "/nonexistent");
+    fails(&["replay", "/nonexistent"], 1, "/nonexistent")?;
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod command;
 pub mod image;
 pub mod janitor;
 pub mod life;
+pub mod lines;
 pub mod need;
 pub mod raw;
 pub mod record;

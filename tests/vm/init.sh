@@ -4,8 +4,8 @@
 /bin/busybox --install -s /bin
 export PATH=/bin
 
+mkdir -p /proc /new
 mount -t proc proc /proc
-mkdir -p /new
 mount -t tmpfs -o size=75%,mode=755 root /new
 mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/root
 for dir in bin sbin lib lib64 usr etc tests guest; do

@@ -257,6 +257,9 @@ pub struct Exec {
     pub filename_len: u16,
     /// Bytes of arguments behind the file name class.
     pub args_len: u16,
+    /// Effective user id, in the initial user namespace.
+    pub uid: u32,
+    pub reserved: u32,
 }
 
 /// [`kind::EXIT`].
@@ -367,7 +370,7 @@ const _: () = assert!(size_of::<Process>() == 40);
 const _: () = assert!(size_of::<CgroupMkdir>() == 24 + 16 + 8 + 4 + 4 + 4 + 2 + 2);
 const _: () = assert!(size_of::<CgroupState>() == 24 + 16 + 8);
 const _: () = assert!(size_of::<Fork>() == 24 + 16 + 40 + 8);
-const _: () = assert!(size_of::<Exec>() == 24 + 16 + 16 + 40 + 8);
+const _: () = assert!(size_of::<Exec>() == 24 + 16 + 16 + 40 + 8 + 8);
 const _: () = assert!(size_of::<Exit>() == 24 + 16 + 40 + 8);
 const _: () = assert!(size_of::<Oom>() == 24 + 16 + 40 + 16 + 16 + 8 + 8);
 const _: () = assert!(offset_of!(Head, kind) == 16 && offset_of!(Head, len) == 20);

@@ -46,6 +46,8 @@ constants! {
     TASK_EXIT_CODE: u32 = 0;
     TASK_START_BOOTTIME: u32 = 0;
     TASK_COMM: u32 = 0;
+    TASK_CRED: u32 = 0;
+    CRED_EUID: u32 = 0;
     SIGNAL_LIVE: u32 = 0;
     SIGNAL_FLAGS: u32 = 0;
     SIGNAL_GROUP_EXIT_CODE: u32 = 0;

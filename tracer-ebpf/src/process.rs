@@ -205,6 +205,8 @@ impl ExecOf {
             flags,
             filename_len: filename.len,
             args_len: args.len,
+            uid: self.task.uid(),
+            reserved: 0,
         }
     }
 

@@ -96,6 +96,13 @@ impl Task {
         load(nsproxy, NSPROXY_MNT_NS.load())
     }
 
+    /// Effective user id, in the initial user namespace.
+    #[inline(always)]
+    pub fn uid(self) -> u32 {
+        let cred: Ptr = load(self.0, TASK_CRED.load());
+        load(cred, CRED_EUID.load())
+    }
+
     /// What a record says of the process that this task belongs to.
     #[inline(always)]
     pub fn process(self, upid: Upid) -> Process {

@@ -39,6 +39,12 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Turn a recording (`run --record`) into records again.
     Replay(ReplayArgs),
+    /// Follow a running daemon through its socket.
+    Events(EventsArgs),
+    /// List the containers that there are: those of the daemon, or of a scan where none listens.
+    Ps(PsArgs),
+    /// Tell all that is known of one container, and where each fact is from.
+    Inspect(InspectArgs),
     /// Print the JSON Schema of the records.
     Schema,
 }
@@ -75,6 +81,16 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub runtime_names: Vec<String>,
+    /// Unix socket for `tracer events`, `ps` and `inspect`; `none` for none. Default:
+    /// /run/tracer/tracer.sock, and none where that cannot be used.
+    #[arg(long, value_name = "PATH", env = "TRACER_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Whose members may use the socket (name or number); default: root's.
+    #[arg(long, value_name = "NAME", env = "TRACER_SOCKET_GROUP")]
+    pub socket_group: Option<String>,
+    /// How much of the recent stream is kept for the socket's readers, bytes.
+    #[arg(long, env = "TRACER_HISTORY_BYTES", value_name = "BYTES")]
+    pub history_bytes: Option<usize>,
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -134,12 +150,69 @@ pub struct ReplayArgs {
     pub filter: FilterArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// The daemon's socket [default: /run/tracer/tracer.sock]
+    #[arg(long, value_name = "PATH", env = "TRACER_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Begin in the recent past: so long ago (10m, 1h30m), at a time (RFC 3339), or with a record's
+    /// number. What is no longer kept is told by `node.gap`. Without it: from now on.
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// End with what is kept already; without --since that is all of it.
+    #[arg(long)]
+    pub no_follow: bool,
+    /// How the lines look; auto is pretty on a terminal and json otherwise.
+    #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
+    pub format: FormatArg,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// The daemon's socket; `none` to scan in any case [default: /run/tracer/tracer.sock]
+    ///
+    /// A scan needs root. It knows when a container's init was forked, the daemon when it executed
+    /// the entrypoint: ages differ by what lies between.
+    #[arg(long, value_name = "PATH", env = "TRACER_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// A table, or JSON: one object per line; auto is the table on a terminal and json otherwise.
+    #[arg(long, value_enum, default_value_t = TableFormat::Auto)]
+    pub format: TableFormat,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Its id, at least 4 characters of it, its name, or its instance.
+    pub id: String,
+    /// The daemon's socket; `none` to scan in any case [default: /run/tracer/tracer.sock]
+    #[arg(long, value_name = "PATH", env = "TRACER_SOCKET")]
+    pub socket: Option<PathBuf>,
+}
+
+/// A table for eyes, or JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    /// A table on a terminal, json otherwise.
+    Auto,
+    Table,
+    Json,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FormatArg {
     Auto,
     Json,
     Pretty,
+    /// `CloudEvents` 1.0, structured: the record is the data.
+    #[value(name = "cloudevents")]
+    CloudEvents,
+    /// The lines of `docker events --format '{{json .}}'`, for every runtime.
+    Docker,
 }
 
 /// For commands that answer once: text for eyes, or JSON.

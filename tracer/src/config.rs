@@ -10,6 +10,7 @@ use crate::{
     cli::{FilterArgs, FormatArg, RunArgs},
     filter::Filter,
     record::Kind,
+    sink::socket::Choice,
 };
 
 /// What `run` needs to know.
@@ -21,6 +22,9 @@ pub struct Config {
     pub ring_bytes: u32,
     pub queue_bytes: usize,
     pub runtime_names: Vec<String>,
+    pub socket: Choice,
+    pub socket_group: Option<String>,
+    pub history_bytes: usize,
     pub record: Option<PathBuf>,
     pub filter: Filter,
 }
@@ -35,6 +39,9 @@ struct File {
     ring_bytes: Option<u32>,
     queue_bytes: Option<usize>,
     runtime_names: Vec<String>,
+    socket: Option<PathBuf>,
+    socket_group: Option<String>,
+    history_bytes: Option<usize>,
     filter: FileFilter,
 }
 
@@ -53,6 +60,9 @@ const DEFAULT_RING_BYTES: u32 = 8 << 20;
 /// Smaller rings lose records in the time that a wake-up takes.
 const MIN_RING_BYTES: u32 = 64 << 10;
 const DEFAULT_QUEUE_BYTES: usize = 8 << 20;
+const DEFAULT_HISTORY_BYTES: usize = 4 << 20;
+/// Less would not even hold what one drain of the ring brings: every reader would miss records.
+const MIN_HISTORY_BYTES: usize = 256 << 10;
 
 impl Config {
     /// Puts the three sources together and checks the result.
@@ -85,6 +95,14 @@ impl Config {
             ring_bytes.is_power_of_two() && ring_bytes >= MIN_RING_BYTES,
             "ring_bytes is {ring_bytes}: it must be a power of two of at least {MIN_RING_BYTES}"
         );
+        let history_bytes = args
+            .history_bytes
+            .or(file.history_bytes)
+            .unwrap_or(DEFAULT_HISTORY_BYTES);
+        anyhow::ensure!(
+            history_bytes >= MIN_HISTORY_BYTES,
+            "history_bytes is {history_bytes}: it must be at least {MIN_HISTORY_BYTES}"
+        );
         Ok(Self {
             format: args.format.or(file.format).unwrap_or(FormatArg::Auto),
             processes: args.processes.or(file.processes).unwrap_or(false),
@@ -95,6 +113,9 @@ impl Config {
                 .or(file.queue_bytes)
                 .unwrap_or(DEFAULT_QUEUE_BYTES),
             runtime_names,
+            socket: Choice::new(args.socket.or(file.socket)),
+            socket_group: args.socket_group.or(file.socket_group),
+            history_bytes,
             record: args.record,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),

@@ -101,6 +101,8 @@ pub struct Exec<'a> {
     pub filename: &'a [u8],
     /// NUL between arguments; empty where they were not asked for.
     pub args: &'a [u8],
+    /// Effective user id, in the initial user namespace.
+    pub uid: u32,
 }
 
 /// A victim of the OOM killer.
@@ -285,6 +287,8 @@ impl<'a> Fields<'a> {
         let flags = self.u32()?;
         let filename_len = self.u16()?;
         let args_len = self.u16()?;
+        let uid = self.u32()?;
+        self.u32()?;
         let filename = self.text(FILENAME_LEN, filename_len)?;
         // The class is what is left: none, a process's or a runtime's.
         let class = if self.0.len() < ARGS_LEN {
@@ -301,6 +305,7 @@ impl<'a> Fields<'a> {
             flags,
             filename,
             args: self.text(class, args_len)?,
+            uid,
         })
     }
 
@@ -505,6 +510,8 @@ mod tests {
                 .u32(7)
                 .u16(7)
                 .u16(u16::try_from(args.len()).expect("short"))
+                .u32(1000)
+                .u32(0)
                 .bytes(b"/bin/sh", FILENAME_LEN)
                 .bytes(args, class);
             let raw = decode(&record.0).expect("a good record");
@@ -515,6 +522,7 @@ mod tests {
                 flags: 7,
                 filename: b"/bin/sh",
                 args,
+                uid: 1000,
             });
             assert_eq!(raw.what, expected);
         }

@@ -4,10 +4,13 @@
 //! itself concern no container, so conditions on containers let them pass; only `--type` leaves them
 //! out, and never `node.gap`: whoever reads the stream must learn that something is missing.
 
-use crate::record::{Kind, Record};
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Container, K8s, Kind, Record};
 
 /// Conditions on a record.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Filter {
     pub types: Vec<Kind>,
     /// `container.runtime.name`.
@@ -33,13 +36,15 @@ impl Filter {
         if !self.types.is_empty() && !self.types.contains(&record.kind) {
             return false;
         }
-        let Some(container) = &record.container else {
-            return true;
-        };
+        let container = record.container.as_ref();
+        container.is_none_or(|container| self.selects(container, record.k8s.as_deref()))
+    }
+
+    /// Whether the container is wanted.
+    #[must_use]
+    pub fn selects(&self, container: &Container, k8s: Option<&K8s>) -> bool {
         let runtime = container.runtime.as_ref().map(|runtime| &*runtime.name);
-        let namespace = record
-            .k8s
-            .as_ref()
+        let namespace = k8s
             .and_then(|k8s| k8s.namespace.as_ref())
             .map(|namespace| namespace.name.as_str());
         any(&self.runtimes, |wanted| runtime == Some(wanted))

@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         Command::Identify(args) => commands::identify::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Replay(args) => commands::replay::run(args),
+        Command::Events(args) => commands::events::run(args),
+        Command::Ps(args) => commands::ps::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
         Command::Schema => commands::schema::run(),
     };
     match done {

@@ -19,9 +19,9 @@ use std::{
 use tracer_common::CgroupKey;
 
 use crate::{
-    enrich::{Facts, Query, Sources, lookup},
+    enrich::{Facts, Query, Source, Sources, lookup},
     lifecycle::{Ask, Metadata},
-    record::Runtime,
+    record::{Image, Runtime},
 };
 
 /// When a question without a whole answer is asked again.
@@ -37,17 +37,43 @@ const MAX_WAITING: usize = 4096;
 /// A question to be asked again, by when and in the order of coming.
 type Waiting = BTreeMap<(Instant, u64), (Ask, usize)>;
 
+/// What is asked.
+#[derive(Debug)]
+pub enum Question {
+    /// What files say, for the table.
+    Enrich(Ask),
+    /// Which files say it, for a reader of the socket.
+    Explain(u64, Ask),
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Answer {
+    Enriched(CgroupKey, Metadata),
+    Explained(u64, Vec<Source>),
+}
+
 /// Serves questions until nobody asks or nobody listens any more.
 pub fn serve(
-    questions: &Receiver<Ask>,
+    questions: &Receiver<Question>,
     mut sources: Sources,
-    mut answer: impl FnMut(CgroupKey, Metadata) -> bool,
+    mut answer: impl FnMut(Answer) -> bool,
 ) {
     let mut waiting = Waiting::new();
     let mut count = 0;
     loop {
-        let Some((ask, tries)) = next(questions, &mut waiting) else {
+        let Some((question, tries)) = next(questions, &mut waiting) else {
             return;
+        };
+        let ask = match question {
+            Question::Enrich(ask) => ask,
+            Question::Explain(reader, ask) => {
+                let facts = lookup(&sources, &query(&ask));
+                if !answer(Answer::Explained(reader, facts.sources)) {
+                    return;
+                }
+                continue;
+            }
         };
         sources.learn(&ask.id, ask.bundle.as_deref(), ask.state.as_deref());
         let facts = lookup(&sources, &query(&ask));
@@ -56,7 +82,7 @@ pub fn serve(
         }
         let again = AGAIN.get(tries).filter(|_| facts.retry);
         let metadata = metadata(facts);
-        if !answer(ask.root, metadata) {
+        if !answer(Answer::Enriched(ask.root, metadata)) {
             return;
         }
         if let Some(again) = again
@@ -69,38 +95,48 @@ pub fn serve(
 }
 
 /// The next question: one that is due again, or a new one.
-fn next(questions: &Receiver<Ask>, waiting: &mut Waiting) -> Option<(Ask, usize)> {
+fn next(questions: &Receiver<Question>, waiting: &mut Waiting) -> Option<(Question, usize)> {
     loop {
         let Some(first) = waiting.first_entry() else {
-            return questions.recv().ok().map(|ask| (ask, 0));
+            return questions.recv().ok().map(|question| (question, 0));
         };
         let left = first.key().0.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Some(first.remove());
+            let (ask, tries) = first.remove();
+            return Some((Question::Enrich(ask), tries));
         }
         match questions.recv_timeout(left) {
-            Ok(ask) => return Some((ask, 0)),
+            Ok(question) => return Some((question, 0)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return None,
         }
     }
 }
 
-fn query(ask: &Ask) -> Query<'_> {
+/// The question as `enrich` takes it.
+pub(crate) fn query(ask: &Ask) -> Query<'_> {
     Query {
         id: &ask.id,
         runtime: ask.runtime.as_deref(),
         bundle: ask.bundle.as_deref(),
         root: ask.state.as_deref(),
         pod_uid: ask.pod_uid.as_deref(),
+        owner: ask.owner,
         ..Query::default()
     }
 }
 
-fn metadata(facts: Facts) -> Metadata {
+/// The answer as the table takes it.
+pub(crate) fn metadata(facts: Facts) -> Metadata {
+    let image = facts.image.map(|image| {
+        Arc::new(Image {
+            repo_digests: facts.repo_digests,
+            ..image
+        })
+    });
     Metadata {
         name: facts.name.map(Into::into),
-        image: facts.image.map(Arc::new),
+        image,
         label: (!facts.label.is_empty()).then(|| Arc::new(facts.label)),
         k8s: facts.k8s.map(Arc::new),
         created: facts.created,

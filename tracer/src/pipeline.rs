@@ -28,6 +28,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufWriter},
+    ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -52,30 +53,26 @@ use tracer_common::CgroupKey;
 
 use crate::{
     decode::{RawEvent, What, decode},
-    engine::{Effect, Engine, Entry, write_line},
-    enrich::Sources,
+    engine::{Effect, Engine, Entry},
+    enrich::{Source, Sources},
     filter::Filter,
+    format::Format,
     kernel::{
         freezers::{self, Freezers},
         hierarchies::Hierarchies,
         load::{Kernel, Tables},
     },
-    lifecycle::{Action, Ask, Metadata},
-    metadata,
-    pretty::Pretty,
+    lifecycle::{Action, Metadata},
+    metadata::{self, Answer, Question},
     reconcile,
     record::{Kind, Node, Origin, Record},
     recording::Recorder,
-    sink::stdout::{Reader, StdoutSink},
+    sink::{
+        socket::{Bound, SocketSink},
+        stdout::{Reader, StdoutSink},
+    },
     time::{BootNs, boot_now, wall_offset},
 };
-
-/// How the lines look.
-#[derive(Debug)]
-pub enum Format {
-    Json,
-    Pretty(Pretty),
-}
 
 /// What the pipeline is made of.
 pub struct Parts {
@@ -85,6 +82,8 @@ pub struct Parts {
     pub filter: Filter,
     pub format: Format,
     pub sink: StdoutSink,
+    /// For members of a group, with so many bytes of history.
+    pub socket: Option<(Bound, usize)>,
     pub recorder: Option<Recorder<BufWriter<File>>>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
@@ -108,7 +107,9 @@ enum Wake {
     Ring,
     Freezers,
     Metadata(CgroupKey, Metadata),
+    Explained(u64, Vec<Source>),
     Stdout,
+    Socket,
     HangUp,
     ClockSet,
     Timer,
@@ -131,7 +132,7 @@ struct Live {
     hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
     started: Option<Box<Node>>,
-    answers: mpsc::Receiver<(CgroupKey, Metadata)>,
+    answers: mpsc::Receiver<Answer>,
     _programs: Ebpf,
 }
 
@@ -150,7 +151,10 @@ struct Core {
     reader: Reader,
     /// Drains in a row that found nothing.
     quiet_drains: u32,
-    questions: std::sync::mpsc::SyncSender<Ask>,
+    socket: Option<SocketSink>,
+    /// Records for the socket, with the place of their lines in `lines`, if they have any.
+    fed: Vec<(Record, Range<usize>)>,
+    questions: std::sync::mpsc::SyncSender<Question>,
     /// Questions that found no place in the queue.
     unasked: u64,
 }
@@ -183,7 +187,9 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Ring | Wake::Timer => live.drain()?,
             Wake::Freezers => live.core.read_freezers()?,
             Wake::Metadata(root, metadata) => live.core.learn(root, metadata)?,
+            Wake::Explained(reader, files) => live.core.explained(reader, &files),
             Wake::Stdout => live.core.flush()?,
+            Wake::Socket => live.core.serve_socket(),
             Wake::ClockSet => live.clock_was_set()?,
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
@@ -207,6 +213,12 @@ impl Live {
             None => None,
         };
         let (questions, answers) = ask_on_a_thread(parts.sources)?;
+        let socket = match parts.socket {
+            Some((bound, history_bytes)) => {
+                Some(SocketSink::new(bound, history_bytes).context("cannot serve the socket")?)
+            }
+            None => None,
+        };
         let clock_set = clock_set_timer().context("cannot watch the clock")?;
         let Kernel {
             tables,
@@ -232,6 +244,8 @@ impl Live {
                 records: 0,
                 reader: Reader::There,
                 quiet_drains: 0,
+                socket,
+                fed: Vec::new(),
                 questions,
                 unasked: 0,
             },
@@ -273,8 +287,12 @@ impl Live {
             biased;
             ready = self.ring.readable() => { ready?.clear_ready(); Wake::Ring }
             ready = ready(self.core.freezers.as_ref(), Interest::READABLE) => { ready?; Wake::Freezers }
-            Some((root, metadata)) = self.answers.recv() => Wake::Metadata(root, metadata),
+            Some(answer) = self.answers.recv() => match answer {
+                Answer::Enriched(root, metadata) => Wake::Metadata(root, metadata),
+                Answer::Explained(reader, files) => Wake::Explained(reader, files),
+            },
             ready = ready(stdout.as_ref(), Interest::WRITABLE) => { ready?; Wake::Stdout }
+            () = socket_ready(self.core.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
             () = until(timer) => Wake::Timer,
@@ -404,6 +422,9 @@ impl Live {
         self.core.node(Kind::NodeStopped, Box::new(node))?;
         self.core.flush()?;
         self.core.sink.finish(LAST_WORDS)?;
+        if let Some(socket) = &mut self.core.socket {
+            socket.finish(LAST_WORDS_SOCKET);
+        }
         if let Some(recorder) = &mut self.core.recorder {
             recorder.flush().context("cannot write the recording")?;
         }
@@ -515,6 +536,8 @@ impl Core {
             format,
             lines,
             records,
+            socket,
+            fed,
             questions,
             unasked,
             ..
@@ -523,13 +546,19 @@ impl Core {
         let step = engine.step(now, entry, |renderer, effect| match effect {
             Effect::Event(event) => {
                 let record = renderer.record(&event, now);
+                let start = lines.len();
                 if filter.matches(&record) {
-                    *records += 1;
-                    write(format, &record, lines);
+                    *records += format.write(&record, lines);
+                }
+                if let Some(socket) = socket {
+                    fed.push((record, start..lines.len()));
+                    if fed.len() >= MAX_FED {
+                        feed(socket, fed, format, lines);
+                    }
                 }
             }
             Effect::Act(Action::Enrich(ask)) => {
-                if questions.try_send(*ask).is_err() {
+                if questions.try_send(Question::Enrich(*ask)).is_err() {
                     *unasked += 1;
                     tracing::warn!(
                         unasked,
@@ -548,9 +577,39 @@ impl Core {
         failed
     }
 
+    /// A turn of the socket's readers.
+    fn serve_socket(&mut self) {
+        let Self {
+            socket: Some(socket),
+            engine,
+            questions,
+            ..
+        } = self
+        else {
+            return;
+        };
+        socket.turn(engine, |reader, ask| {
+            questions.try_send(Question::Explain(reader, ask)).is_ok()
+        });
+    }
+
+    fn explained(&mut self, reader: u64, files: &[Source]) {
+        if let Some(socket) = &mut self.socket {
+            socket.explained(reader, files);
+        }
+    }
+
+    /// Standard output has had these records: now the socket.
+    fn feed_socket(&mut self) {
+        if let Some(socket) = &mut self.socket {
+            feed(socket, &mut self.fed, &self.format, &self.lines);
+        }
+    }
+
     /// Hands the lines to the sink, and says what the sink lost once it takes lines again.
     fn flush(&mut self) -> anyhow::Result<()> {
         if self.lines.is_empty() {
+            self.feed_socket();
             self.reader = self
                 .sink
                 .flush()
@@ -559,6 +618,7 @@ impl Core {
         loop {
             if !self.lines.is_empty() {
                 let pushed = self.sink.push(&self.lines, self.records);
+                self.feed_socket();
                 self.lines.clear();
                 self.records = 0;
                 self.reader = pushed.context("cannot write to standard output")?;
@@ -580,6 +640,23 @@ impl Core {
     }
 }
 
+/// Records that wait for standard output before the socket has them.
+const MAX_FED: usize = 256;
+
+/// Hands records to the socket, with the lines that standard output has where these are JSON.
+fn feed(
+    socket: &mut SocketSink,
+    fed: &mut Vec<(Record, Range<usize>)>,
+    format: &Format,
+    lines: &[u8],
+) {
+    let is_json = matches!(format, Format::Json);
+    for (record, range) in fed.drain(..) {
+        let line = lines.get(range).filter(|_| is_json);
+        socket.add(record, line.unwrap_or_default());
+    }
+}
+
 /// Name of the counter whose losses need no repair.
 const BULK: &str = "process";
 
@@ -591,6 +668,9 @@ const QUIET_DRAINS: u32 = 4;
 
 /// How long the reader has at the end to take what is queued.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Likewise all readers of the socket together.
+const LAST_WORDS_SOCKET: Duration = Duration::from_millis(500);
 
 fn act(
     action: &Action,
@@ -607,19 +687,6 @@ fn act(
         | (Action::Enrich(_), _) => {}
     }
     Ok(())
-}
-
-fn write(format: &Format, record: &Record, lines: &mut Vec<u8>) {
-    match format {
-        Format::Json => {
-            let start = lines.len();
-            if let Err(error) = write_line(record, lines) {
-                lines.truncate(start);
-                tracing::error!(%error, seq = record.seq, "record cannot be written");
-            }
-        }
-        Format::Pretty(pretty) => pretty.write(record, lines),
-    }
 }
 
 impl reconcile::Watch for Tables {
@@ -652,8 +719,8 @@ const MAX_QUESTIONS: usize = 4096;
 
 /// Questions one way, answers the other.
 type Asking = (
-    std::sync::mpsc::SyncSender<Ask>,
-    mpsc::Receiver<(CgroupKey, Metadata)>,
+    std::sync::mpsc::SyncSender<Question>,
+    mpsc::Receiver<Answer>,
 );
 
 /// Starts the thread that reads what runtimes wrote. It ends when either queue has no other end.
@@ -663,8 +730,8 @@ fn ask_on_a_thread(sources: Sources) -> anyhow::Result<Asking> {
     std::thread::Builder::new()
         .name("metadata".to_owned())
         .spawn(move || {
-            metadata::serve(&asked, sources, |root, found| {
-                answered.blocking_send((root, found)).is_ok()
+            metadata::serve(&asked, sources, |answer| {
+                answered.blocking_send(answer).is_ok()
             });
         })
         .context("cannot start a thread")?;
@@ -712,6 +779,13 @@ async fn ready<T: AsRawFd>(fd: Option<&AsyncFd<T>>, interest: Interest) -> io::R
             fd.ready(interest).await?.clear_ready();
             Ok(())
         }
+        None => std::future::pending().await,
+    }
+}
+
+async fn socket_ready(socket: Option<&mut SocketSink>) {
+    match socket {
+        Some(socket) => socket.ready().await,
         None => std::future::pending().await,
     }
 }

@@ -55,14 +55,15 @@ impl Pretty {
 /// Shortest form of an id that people know from their tools.
 const SHORT_ID: usize = 12;
 
+/// An id of 64 hexadecimal digits is cut, any other is somebody's choice.
+pub(crate) fn short_id(id: &str) -> &str {
+    let is_hex = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    id.get(..SHORT_ID).filter(|_| is_hex).unwrap_or(id)
+}
+
 fn subject(container: &Container, line: &mut String) {
     let runtime = container.runtime.as_ref().map_or("-", |r| &*r.name);
-    let is_hex = container.id.len() == 64 && container.id.bytes().all(|b| b.is_ascii_hexdigit());
-    let id = if is_hex {
-        container.id.get(..SHORT_ID).unwrap_or(&container.id)
-    } else {
-        &container.id
-    };
+    let id = short_id(&container.id);
     let name = container.name.as_deref().unwrap_or_default();
     let text = format!(
         "  {:<10} {:<12}  {}",
@@ -156,7 +157,7 @@ fn node_facts(node: &crate::record::Node, facts: &mut Vec<String>) {
 }
 
 /// A duration as people say it: `0.8ms`, `3.2s`, `1m21s`, `5h03m`.
-fn duration_text(ns: u64) -> String {
+pub(crate) fn duration_text(ns: u64) -> String {
     let (micros, millis, seconds) = (ns / 1_000, ns / 1_000_000, ns / 1_000_000_000);
     match seconds {
         0 if millis == 0 => format!("0.{:03}ms", micros % 1_000),
@@ -168,7 +169,7 @@ fn duration_text(ns: u64) -> String {
 }
 
 /// Control characters, and those that change the direction of text, become visible.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         let hostile = c.is_control()

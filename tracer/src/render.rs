@@ -7,8 +7,8 @@ use tracer_common::CgroupKey;
 use crate::{
     lifecycle::{Actor, Event, OomFacts, Subject},
     record::{
-        Cgroup, Container, ExecSession, Executable, Exit, Host, Oom, OomLimit, OomScope, Process,
-        Record,
+        Cgroup, Container, ExecSession, Executable, Exit, Host, K8s, Oom, OomLimit, OomScope,
+        Process, Record,
     },
     time::{BootNs, WallOffset},
 };
@@ -57,6 +57,13 @@ impl Renderer {
             // 0: the moment is tracer's own (a freezer was read), not the kernel's stamp.
             emit_latency_ns: Some(now.since(event.time)).filter(|ns| kernel && *ns != 0),
         }
+    }
+
+    /// What every record says of a container.
+    #[must_use]
+    pub fn subject(&self, subject: &Subject) -> (Container, Option<Arc<K8s>>, Cgroup) {
+        let k8s = subject.identity.k8s.clone();
+        (container(subject), k8s, cgroup(subject))
     }
 
     fn oom(&self, facts: &OomFacts) -> Oom {

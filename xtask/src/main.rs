@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run` and `test`.
+//! The repository's own commands: `cargo xtask build`, `run`, `test` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -25,6 +25,7 @@ use clap::{Parser, Subcommand};
 mod build;
 mod command;
 mod ebpf;
+mod kernels;
 mod linker;
 mod mounts;
 mod packages;
@@ -35,6 +36,7 @@ mod say;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 /// Build, run and test tracer on a machine that has Rust and nothing else prepared.
@@ -49,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Build(build::Args),
+    Kernels(kernels::Args),
     Run(run::Args),
     Test(test::Args),
 }
@@ -56,6 +59,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Build(args) => build::main(&args),
+        Verb::Kernels(args) => kernels::main(&args),
         Verb::Run(args) => run::main(&args),
         Verb::Test(args) => test::main(&args),
     };

@@ -22,6 +22,13 @@ pub struct Package {
     pub why: &'static str,
 }
 
+impl Package {
+    pub fn new(name: &str, why: &'static str) -> Self {
+        let name = name.to_owned();
+        Self { name, why }
+    }
+}
+
 /// How a distribution installs packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -114,6 +121,27 @@ pub fn apt_install(packages: &[Package]) -> Result<()> {
             Family::Apt.by_hand(names.iter().copied()),
         )
     })
+}
+
+/// Installs the package of each program that is not there. The names are Debian's: what needs these
+/// programs needs Debian's packages anyway.
+pub fn ensure_programs(programs: &[(&str, Package)], policy: Policy) -> Result<()> {
+    let missing: Vec<Package> = programs
+        .iter()
+        .filter(|(program, _)| command::find(program).is_none())
+        .map(|(_, package)| package.clone())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let family = Family::find();
+    if family != Family::Apt || policy.no_install {
+        bail!(
+            "run this, then this command again:\n  {}",
+            family.by_hand(missing.iter().map(|package| package.name.as_str()))
+        );
+    }
+    apt_install(&missing)
 }
 
 /// Fetches the package lists.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check of this repository, counted into one closing line.
 
-mod count;
-mod runtimes;
+pub mod count;
+pub mod runtimes;
 mod step;
 mod targets;
 
@@ -13,28 +13,44 @@ use clap::ValueEnum;
 use self::{count::Tally, step::Step, targets::Targets};
 use crate::{
     build::{Profile, What},
-    command, ebpf, mounts,
+    command, ebpf,
+    kernels::series::Series,
+    mounts,
     packages::Policy,
     privilege::Privilege,
-    say, workspace,
+    say,
+    vm::{self, Layout, Plan},
+    workspace,
 };
 
 /// Build, install what the tests need, and run every check and test
 ///
 /// Steps, in this order: fmt, build, clippy, plain (tests that need nothing), live (tests that load
 /// the eBPF programs and drive real container runtimes, as root, with daemons of their own in
-/// temporary directories). A failing step does not stop the others, except the build. The last line
-/// of the output is `N passed, N failed, N skipped`; each skipped test is named with its reason.
+/// temporary directories), vm (the same on three other kernels, in QEMU). A failing step does not
+/// stop the others, except the build. The last line of the output is `N passed, N failed, N
+/// skipped`; each skipped test is named with its reason.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Run only the tests whose name contains this; leaves out fmt and clippy
     filter: Option<String>,
-    /// Leave the live tests out; they count as skipped
+    /// Leave the live tests and the virtual machines out; they count as skipped
     #[arg(long)]
     no_live: bool,
     /// Run only this step, and the build where it needs one (may be given several times)
     #[arg(long, value_enum, value_name = "STEP")]
     only: Vec<Only>,
+    /// Run the tests in virtual machines with these kernels instead (`6.12`, or `7` for the newest
+    /// 7.x); none named: all of Debian's that tracer is for, on cgroup v2, and every other layout
+    /// on one of them. Needs no root
+    #[arg(long, value_name = "KERNEL", num_args = 0.., conflicts_with_all = ["only", "no_live"])]
+    vm: Option<Vec<Series>>,
+    /// Layout of the cgroup hierarchies in the machines (may be given several times)
+    #[arg(long, value_enum, value_name = "LAYOUT", requires = "vm")]
+    layout: Vec<Layout>,
+    /// Every layout with every kernel, and the live tests that need no daemon in them too
+    #[arg(long, requires = "vm")]
+    all: bool,
     #[command(flatten)]
     policy: Policy,
 }
@@ -45,13 +61,16 @@ enum Only {
     Clippy,
     Plain,
     Live,
+    Vm,
 }
 
 impl Args {
     fn wants(&self, step: Only) -> bool {
         let named = self.only.contains(&step);
         match step {
-            Only::Fmt | Only::Clippy => named || (self.only.is_empty() && self.filter.is_none()),
+            Only::Fmt | Only::Clippy | Only::Vm => {
+                named || (self.only.is_empty() && self.filter.is_none())
+            }
             Only::Plain | Only::Live => named || self.only.is_empty(),
         }
     }
@@ -63,12 +82,16 @@ impl Args {
 }
 
 pub fn main(args: &Args) -> Result<ExitCode> {
+    if let Some(kernels) = &args.vm {
+        let plan = Plan::of(kernels, &args.layout, args.all, args.filter.as_deref());
+        return machines(args, &plan);
+    }
     let targets = targets::find()?;
     let mut steps = Vec::new();
     if args.wants(Only::Fmt) {
         steps.push(Step::check("fmt", fmt));
     }
-    let builds = [Only::Clippy, Only::Plain, Only::Live];
+    let builds = [Only::Clippy, Only::Plain, Only::Live, Only::Vm];
     if builds.into_iter().any(|step| args.wants(step)) {
         let build = Step::check("build", || build(args));
         let is_complete = build.passed();
@@ -78,6 +101,15 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         } else {
             say::note("the build failed: the steps after it did not run");
         }
+    }
+    report(args, &steps)
+}
+
+/// The virtual machines and what they need, alone.
+fn machines(args: &Args, plan: &Plan) -> Result<ExitCode> {
+    let mut steps = vec![Step::check("build", || build_binaries(args.policy))];
+    if steps.iter().all(Step::passed) {
+        steps.push(Step::run("vm", |log| vm::run(plan, args.policy, log)));
     }
     report(args, &steps)
 }
@@ -97,6 +129,15 @@ fn after_build(args: &Args, targets: &Targets, steps: &mut Vec<Step>) {
     } else if args.wants(Only::Live) {
         steps.push(Step::skipped("live", &targets.live, "--no-live"));
     }
+    if args.wants(Only::Vm) {
+        let plan = Plan::usual();
+        let obstacle = vm::obstacle(args.policy);
+        let why = args.no_live.then(|| "--no-live".to_owned()).or(obstacle);
+        steps.push(match why {
+            Some(why) => Step::skipped("vm", &plan.names(), &why),
+            None => Step::run("vm", |log| vm::run(&plan, args.policy, log)),
+        });
+    }
 }
 
 fn fmt() -> Result<()> {
@@ -113,9 +154,13 @@ fn build(args: &Args) -> Result<()> {
         runtimes::ensure(args.policy)?;
         mounts::ensure()?;
     }
+    build_binaries(args.policy)
+}
+
+fn build_binaries(policy: Policy) -> Result<()> {
     let what = What {
         features: Vec::new(),
-        policy: args.policy,
+        policy,
     };
     ebpf::build(&what.features, what.policy)?;
     // The selection of packages is that of the test steps: with another one, cargo would choose
@@ -185,7 +230,7 @@ fn runner(prefix: &[&str]) -> String {
 }
 
 /// A cargo command over all that is built for the host, in the profile of the tests.
-fn workspace_cargo(verb: &str) -> Command {
+pub fn workspace_cargo(verb: &str) -> Command {
     let mut cargo = in_root(command::cargo());
     cargo.args([verb, "--workspace", "--exclude", "tracer-ebpf"]);
     cargo.args(["--profile", Profile::Fast.name()]);
@@ -273,12 +318,13 @@ mod tests {
     #[test]
     fn flags_choose_the_steps() {
         let rows = [
-            (vec![], "fmt clippy plain live"),
-            (vec!["--no-live"], "fmt clippy plain"),
+            (vec![], "fmt clippy plain live vm"),
+            (vec!["--no-live"], "fmt clippy plain vm"),
             (vec!["oom"], "plain live"),
             (vec!["oom", "--only", "live"], "live"),
             (vec!["--only", "fmt", "--only", "clippy"], "fmt clippy"),
             (vec!["--only", "live", "--no-live"], ""),
+            (vec!["--only", "vm"], "vm"),
         ];
         for (flags, expected) in rows {
             let cli = Cli::try_parse_from([&["test"], &flags[..]].concat()).unwrap();
@@ -288,6 +334,7 @@ mod tests {
                 (cli.args.wants(Only::Clippy), "clippy"),
                 (cli.args.wants(Only::Plain), "plain"),
                 (cli.args.runs_live(), "live"),
+                (cli.args.wants(Only::Vm), "vm"),
             ] {
                 steps.extend(step.then_some(name));
             }

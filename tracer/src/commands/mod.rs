@@ -1,16 +1,21 @@
 //! One file per verb. A command returns what ended it; `main` turns that into the exit status.
 
+mod ask;
 pub mod doctor;
+pub mod events;
 pub mod identify;
+pub mod inspect;
+pub mod ps;
 pub mod replay;
 pub mod run;
 pub mod schema;
+mod survey;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::{
     cli::{FormatArg, PlainFormat},
-    pipeline::Format,
+    format::{Format, docker::Docker},
     pretty::Pretty,
 };
 
@@ -56,6 +61,8 @@ fn format(asked: FormatArg) -> Format {
     let terminal = io::stdout().is_terminal();
     match asked {
         FormatArg::Json => Format::Json,
+        FormatArg::CloudEvents => Format::CloudEvents,
+        FormatArg::Docker => Format::Docker(Docker::default()),
         FormatArg::Auto if !terminal => Format::Json,
         FormatArg::Auto | FormatArg::Pretty => Format::Pretty(Pretty {
             colour: terminal && std::env::var_os("NO_COLOR").is_none(),

@@ -8,13 +8,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Failure, format};
-use crate::{
-    cli::ReplayArgs,
-    config,
-    engine::{Effect, write_line},
-    pipeline::Format,
-    recording::Player,
-};
+use crate::{cli::ReplayArgs, config, engine::Effect, recording::Player};
 
 /// Replays to standard output.
 ///
@@ -23,7 +17,7 @@ use crate::{
 /// Those of the recording and of standard output; a reader that went away is a good end.
 pub fn run(args: ReplayArgs) -> Result<(), Failure> {
     let filter = config::filter(args.filter).map_err(Failure::Usage)?;
-    let format = format(args.format);
+    let mut format = format(args.format);
     let name = args.file.display().to_string();
     let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
     let (mut player, header) = Player::new(BufReader::with_capacity(1 << 20, file))
@@ -49,10 +43,7 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
             if let Effect::Event(event) = effect {
                 let record = renderer.record(&event, now);
                 if filter.matches(&record) {
-                    match &format {
-                        Format::Json => drop(write_line(&record, &mut line)),
-                        Format::Pretty(pretty) => pretty.write(&record, &mut line),
-                    }
+                    format.write(&record, &mut line);
                 }
             }
         });

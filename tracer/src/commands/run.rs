@@ -22,7 +22,7 @@ use crate::{
     record::{Host, Node, Program},
     recording::{Header, Recorder},
     render::Renderer,
-    sink::stdout::StdoutSink,
+    sink::{socket::Bound, stdout::StdoutSink},
     time::wall_offset,
 };
 
@@ -55,6 +55,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     )
     .map_err(failure)?;
     let engine = engine(&config, identity, &hierarchies);
+    let socket = Bound::new(&config.socket, config.socket_group.as_deref())?;
     let recorder = match &config.record {
         Some(path) => {
             let file = File::create(path)
@@ -80,6 +81,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         sink: StdoutSink::new(config.queue_bytes).context("cannot use standard output")?,
         recorder,
         processes: config.processes,
+        socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
     };
     let end = runtime.block_on(pipeline::run(parts))?;

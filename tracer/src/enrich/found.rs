@@ -59,6 +59,11 @@ impl Kube {
         *self == Self::default()
     }
 
+    /// Whether everything but the pod's uid is known; a sandbox has no container's name.
+    pub(super) fn is_complete(&self, sandbox: bool) -> bool {
+        self.pod.is_some() && self.namespace.is_some() && (sandbox || self.container.is_some())
+    }
+
     fn into_record(self) -> Option<K8s> {
         if self.is_empty() {
             return None;
@@ -159,6 +164,7 @@ impl Gathered {
                 name: image_name,
                 tags,
                 id,
+                repo_digests: Vec::new(),
             }),
             repo_digests,
             label,

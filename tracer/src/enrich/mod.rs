@@ -39,8 +39,10 @@ mod docker;
 mod found;
 mod json;
 mod open;
+mod reader;
 mod reference;
 mod search;
+mod shape;
 mod sources;
 mod state;
 mod storage;
@@ -58,7 +60,8 @@ use crate::{
 };
 
 pub use open::Refusal;
-pub use search::{MAX_LOOKUP_BYTES, lookup};
+pub use reader::MAX_LOOKUP_BYTES;
+pub use search::lookup;
 pub use sources::{Place, Places, Sources};
 
 /// Which container, and what is known of it.

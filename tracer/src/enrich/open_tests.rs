@@ -79,7 +79,7 @@ fn size_is_bounded_also_where_the_file_hides_it() {
     dir.write("over", &[b'x'; MAX + 1]);
     check(&dir, "at", Ok(&[b'x'; MAX]));
     check(&dir, "over", Err(Refusal::TooLarge(MAX)));
-    let huge = fs::File::create(dir.path().join("sparse")).expect("a file");
+    let huge = File::create(dir.path().join("sparse")).expect("a file");
     huge.set_len(1 << 40).expect("a hole");
     check(&dir, "sparse", Err(Refusal::TooLarge(MAX)));
     // Files of /proc say that they are empty.

@@ -3,26 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Facts, Problem, Query, Refusal,
+    Facts, Query,
     bundle::Bundle,
     docker,
-    found::{Found, Gathered, Kube, Manager},
-    open::{Content, Tree},
+    found::{Found, Gathered, Manager},
+    open::Tree,
+    reader::{Read, Reader},
+    shape::{Shape, TASKS},
     sources::{Place, Places, Sources},
     state::{self, State},
     storage,
 };
 use crate::record::Enrichment;
 
-/// Most bytes that one look-up reads.
-pub const MAX_LOOKUP_BYTES: usize = 32 << 20;
 /// Largest `config.json`, `config.v2.json`, `state.json`.
 pub(super) const MAX_CONFIG: usize = 1 << 20;
 /// Largest `containers.json`: some 30,000 containers.
 const MAX_LIST_FILE: usize = 16 << 20;
 /// Most namespaces of one containerd.
 const MAX_NAMESPACES: usize = 64;
-const MAX_PROBLEMS: usize = 16;
 /// Longest container id.
 const MAX_ID: usize = 1024;
 
@@ -34,7 +33,6 @@ const STORAGE_DIRS: [&str; 4] = [
     "zfs-containers",
 ];
 const STORAGE_LISTS: [&str; 2] = ["containers.json", "volatile-containers.json"];
-const TASKS: &str = "io.containerd.runtime.v2.task";
 /// dockerd's namespace in containerd.
 const MOBY: &str = "moby";
 
@@ -50,13 +48,10 @@ pub fn lookup(sources: &Sources, query: &Query<'_>) -> Facts {
     let mut search = Search {
         sources,
         query,
-        tree,
+        reader: Reader::new(tree),
         gathered: Gathered::default(),
         bundle: None,
         namespace: None,
-        problems: Vec::new(),
-        left: MAX_LOOKUP_BYTES,
-        unfinished: false,
         plain: false,
     };
     let steps = steps(query.runtime);
@@ -65,45 +60,6 @@ pub fn lookup(sources: &Sources, query: &Query<'_>) -> Facts {
         search.add_created();
     }
     search.finish(steps.is_empty())
-}
-
-/// What the place of a bundle tells about who made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape<'a> {
-    /// containerd's `<state>/io.containerd.runtime.v2.task/<namespace>/<id>`.
-    Task {
-        state: &'a str,
-        namespace: &'a str,
-    },
-    /// containers/storage's `<root>/<driver>-containers/<id>/userdata`.
-    Storage {
-        root: &'a str,
-        dir: &'a str,
-    },
-    Plain,
-}
-
-impl<'a> Shape<'a> {
-    pub(super) fn of(bundle: &'a str, id: &str) -> Self {
-        let path = bundle.trim_end_matches('/');
-        let above = |path: &'a str| path.strip_suffix(id)?.strip_suffix('/');
-        if let Some((root, dir)) = path
-            .strip_suffix("/userdata")
-            .and_then(above)
-            .and_then(|path| path.rsplit_once('/'))
-            .filter(|(_, dir)| dir.ends_with("-containers"))
-        {
-            return Self::Storage { root, dir };
-        }
-        let task = above(path)
-            .and_then(|path| path.rsplit_once('/'))
-            .and_then(|(tasks, namespace)| Some((tasks.strip_suffix(TASKS)?, namespace)))
-            .and_then(|(state, namespace)| Some((state.strip_suffix('/')?, namespace)));
-        match task {
-            Some((state, namespace)) => Self::Task { state, namespace },
-            None => Self::Plain,
-        }
-    }
 }
 
 /// One kind of place to ask.
@@ -139,15 +95,10 @@ fn steps(runtime: Option<&str>) -> &'static [Step] {
 struct Search<'a> {
     sources: &'a Sources,
     query: &'a Query<'a>,
-    tree: Tree,
+    reader: Reader,
     gathered: Gathered,
     bundle: Option<PathBuf>,
     namespace: Option<String>,
-    problems: Vec<Problem>,
-    /// Bytes that may still be read.
-    left: usize,
-    /// A file did not parse: it may be being written.
-    unfinished: bool,
     /// The bundle is nobody's but the OCI runtime's.
     plain: bool,
 }
@@ -182,7 +133,9 @@ impl Search<'_> {
     fn docker_in(&mut self, root: &Place) -> bool {
         let id = self.query.id;
         let below = Path::new("containers").join(id).join("config.v2.json");
-        let found = self.read(root, &below, MAX_CONFIG, |bytes| docker::read(bytes, id));
+        let found = self
+            .reader
+            .read(root, &below, MAX_CONFIG, |bytes| docker::read(bytes, id));
         self.add(found)
     }
 
@@ -193,8 +146,11 @@ impl Search<'_> {
             Shape::Task { namespace, .. } if namespace == MOBY => self.docker_bundle(place),
             _ if self.query.runtime == Some("docker") => self.docker_bundle(place),
             Shape::Task { namespace, .. } => {
-                self.namespace = Some(namespace.to_owned());
-                self.annotated(place, Bundle::containerd)
+                let read = self.annotated(place, Bundle::containerd);
+                if read {
+                    self.namespace = Some(namespace.to_owned());
+                }
+                read
             }
             Shape::Storage { root, dir } => {
                 let root = Place {
@@ -248,8 +204,8 @@ impl Search<'_> {
 
     fn config(&mut self, place: &Place) -> Option<(Bundle, PathBuf)> {
         let parse = |bytes: &[u8]| Bundle::parse(bytes).map(Some);
-        let (bundle, file, _) = self.read(place, "config.json".as_ref(), MAX_CONFIG, parse)?;
-        Some((bundle, file))
+        let read = self.reader.read(place, "config.json", MAX_CONFIG, parse)?;
+        Some((read.value, read.file))
     }
 
     fn tasks(&mut self) -> bool {
@@ -268,7 +224,7 @@ impl Search<'_> {
         if let Some(namespace) = self.query.namespace {
             return vec![namespace.into()];
         }
-        let Ok(dir) = self.tree.dir(&place.path.join(below)) else {
+        let Ok(dir) = self.reader.tree.dir(&place.path.join(below)) else {
             return Vec::new();
         };
         let names = dir.names(".".as_ref(), MAX_NAMESPACES);
@@ -278,7 +234,7 @@ impl Search<'_> {
     fn storage(&mut self) -> bool {
         let sources = self.sources;
         for root in sources.storage.iter() {
-            if self.tree.dir(&root.path).is_err() {
+            if self.reader.tree.dir(&root.path).is_err() {
                 continue;
             }
             for dir in STORAGE_DIRS {
@@ -312,44 +268,43 @@ impl Search<'_> {
                 return;
             }
             let below = Path::new(dir).join(list);
-            let read = self.read(root, &below, MAX_LIST_FILE, |bytes| {
+            let read = self.reader.read(root, &below, MAX_LIST_FILE, |bytes| {
                 storage::read(bytes, id)
             });
             // Only Podman leaves its name out of the list, and only CRI-O puts pods into it.
-            let read = read.map(|(mut found, file, uid)| {
-                found.manager = found.manager.or(Some(Manager::Podman));
-                (found, file, uid)
+            let read = read.map(|mut read| {
+                read.value.manager = read.value.manager.or(Some(Manager::Podman));
+                read
             });
             self.add(read);
         }
     }
 
     fn state(&mut self) -> bool {
-        let Some((state, file, uid)) = self.find_state() else {
+        let Some(read) = self.find_state() else {
             return false;
         };
-        self.gathered.add(created(&state), &file);
-        let Some(bundle) = state.bundle else {
-            return true;
-        };
-        // What a user's file names must be that user's.
-        self.bundle(&Place {
-            path: bundle.into(),
-            owner: Some(uid).filter(|uid| *uid != 0),
-        });
+        self.gathered.add(read.value.found(), &read.file);
+        if let Some(bundle) = read.value.bundle {
+            self.bundle(&Place {
+                path: bundle.into(),
+                // What a user's file names must be that user's.
+                owner: Some(read.uid).filter(|uid| *uid != 0),
+            });
+        }
         true
     }
 
     /// The creation time of containers of which only the OCI runtime writes it.
     fn add_created(&mut self) {
         if self.gathered.found.created.is_none()
-            && let Some((state, file, _)) = self.find_state()
+            && let Some(read) = self.find_state()
         {
-            self.gathered.add(created(&state), &file);
+            self.gathered.add(read.value.found(), &read.file);
         }
     }
 
-    fn find_state(&mut self) -> Option<(State, PathBuf, u32)> {
+    fn find_state(&mut self) -> Option<Read<State>> {
         if let Some(root) = self.given(self.query.root) {
             return self.state_in(&root, Path::new(self.query.id));
         }
@@ -361,7 +316,7 @@ impl Search<'_> {
         found.or_else(|| self.find_namespaced(&sources.oci_namespaced))
     }
 
-    fn find_namespaced(&mut self, places: &Places) -> Option<(State, PathBuf, u32)> {
+    fn find_namespaced(&mut self, places: &Places) -> Option<Read<State>> {
         places.iter().find_map(|root| {
             let namespaces = match &self.namespace {
                 Some(namespace) => vec![namespace.into()],
@@ -372,72 +327,34 @@ impl Search<'_> {
         })
     }
 
-    fn state_in(&mut self, root: &Place, dir: &Path) -> Option<(State, PathBuf, u32)> {
+    fn state_in(&mut self, root: &Place, dir: &Path) -> Option<Read<State>> {
         let id = self.query.id;
         state::FILES.iter().find_map(|name| {
-            self.read(root, &dir.join(name), MAX_CONFIG, |bytes| {
+            self.reader.read(root, dir.join(name), MAX_CONFIG, |bytes| {
                 state::read(bytes, id)
             })
         })
     }
 
-    fn add(&mut self, read: Option<(Found, PathBuf, u32)>) -> bool {
-        let Some((found, file, _)) = read else {
+    fn add(&mut self, read: Option<Read<Found>>) -> bool {
+        let Some(read) = read else {
             return false;
         };
-        self.gathered.add(found, &file);
+        self.gathered.add(read.value, &read.file);
         true
     }
-
-    /// Reads and parses one file; what goes wrong is noted.
-    fn read<T>(
-        &mut self,
-        place: &Place,
-        below: &Path,
-        max: usize,
-        parse: impl FnOnce(&[u8]) -> Result<Option<T>, serde_json::Error>,
-    ) -> Option<(T, PathBuf, u32)> {
-        let file = place.path.join(below);
-        let read = self
-            .tree
-            .dir(&place.path)
-            .and_then(|dir| dir.read(below, max.min(self.left), place.owner));
-        let Content { bytes, uid } = match read {
-            Ok(content) => content,
-            Err(why) => {
-                self.refuse(file, why);
-                return None;
-            }
-        };
-        self.left = self.left.saturating_sub(bytes.len());
-        match parse(&bytes) {
-            Ok(parsed) => parsed.map(|parsed| (parsed, file, uid)),
-            Err(error) => {
-                self.unfinished |= !error.is_data();
-                self.refuse(file, Refusal::Syntax);
-                None
-            }
-        }
-    }
-
-    fn refuse(&mut self, file: PathBuf, why: Refusal) {
-        if why != Refusal::Missing && self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(Problem { file, why });
-        }
-    }
-
     fn level(&self) -> Enrichment {
         let found = &self.gathered.found;
         let full = match found.manager {
             Some(Manager::Docker | Manager::Podman) => {
-                let pod = found.kube.is_empty() || is_complete(&found.kube, found.sandbox);
+                let pod = found.kube.is_empty() || found.kube.is_complete(found.sandbox);
                 found.name.is_some() && found.image.is_known() && pod
             }
             Some(Manager::Cri | Manager::CriO) if found.sandbox => {
-                is_complete(&found.kube, true) && found.kube.uid.is_some()
+                found.kube.is_complete(true) && found.kube.uid.is_some()
             }
             Some(Manager::Cri | Manager::CriO) => {
-                found.image.is_known() && is_complete(&found.kube, false)
+                found.image.is_known() && found.kube.is_complete(false)
             }
             Some(Manager::Containerd) => true,
             None => self.plain,
@@ -451,7 +368,7 @@ impl Search<'_> {
 
     fn finish(self, nothing_to_read: bool) -> Facts {
         let level = self.level();
-        let nothing_yet = level == Enrichment::None && self.problems.is_empty();
+        let nothing_yet = level == Enrichment::None && self.reader.problems.is_empty();
         let mut gathered = self.gathered;
         if let Some(uid) = self.query.pod_uid {
             gathered.found.kube.uid = Some(uid.to_owned());
@@ -462,22 +379,11 @@ impl Search<'_> {
             level,
             retry: level != Enrichment::Full
                 && !nothing_to_read
-                && (self.unfinished || nothing_yet),
-            problems: self.problems,
+                && (self.reader.unfinished || nothing_yet),
+            problems: self.reader.problems,
             ..gathered.into_facts()
         }
     }
-}
-
-fn created(state: &State) -> Found {
-    Found {
-        created: state.created,
-        ..Found::default()
-    }
-}
-
-fn is_complete(kube: &Kube, sandbox: bool) -> bool {
-    kube.pod.is_some() && kube.namespace.is_some() && (sandbox || kube.container.is_some())
 }
 
 /// Made by a program, not by a person: 25 characters or more of digits and small letters.

@@ -7,11 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    bundle::Bundle,
-    open::Tree,
-    search::{MAX_CONFIG, Shape},
-};
+use super::{bundle::Bundle, open::Tree, search::MAX_CONFIG, shape::Shape};
 
 /// Most places of one kind that are learnt; the oldest go first.
 const MAX_LEARNT: usize = 16;

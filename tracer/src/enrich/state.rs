@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::{
     created::time,
+    found::Found,
     json::{List, MAX_PATH, Maybe, Name, Object, PathText, Text, parse},
 };
 use crate::time::Timestamp;
@@ -37,6 +38,15 @@ struct Config {
 pub(super) struct State {
     pub bundle: Option<String>,
     pub created: Option<Timestamp>,
+}
+
+impl State {
+    pub(super) fn found(&self) -> Found {
+        Found {
+            created: self.created,
+            ..Found::default()
+        }
+    }
 }
 
 /// Reads a state; `None` if it is another container's.

@@ -39,7 +39,8 @@ struct Metadata {
     name: Name,
     pod_name: Name,
     pod_id: Name,
-    metadata_name: Name,
+    #[serde(rename = "metadata-name")]
+    cri_name: Name,
     uid: Name,
     namespace: Name,
     attempt: Maybe<u64>,
@@ -70,7 +71,7 @@ fn found(entry: Entry, id: &str) -> Found {
         };
     };
     let sandbox = metadata.pod_id.text().as_deref() == Some(id);
-    let name = metadata.metadata_name.text();
+    let name = metadata.cri_name.text();
     let mut kube = pod_of_name(&pod_name).unwrap_or_default();
     kube.uid = metadata.uid.text().or(kube.uid);
     kube.namespace = metadata.namespace.text().or(kube.namespace);

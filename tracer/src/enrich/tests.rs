@@ -48,15 +48,13 @@ impl Drop for Dir {
     }
 }
 
-/// Cut at every byte, and with every byte damaged: neither may panic.
+/// Cut at every byte, and with each byte damaged in turn: neither may panic.
 pub(super) fn survives<T>(bytes: &[u8], parse: impl Fn(&[u8]) -> T) {
     let mut damaged = bytes.to_vec();
     for at in 0..bytes.len() {
         drop(parse(&bytes[..at]));
-        for other in [b'{', b'"', b'\\', 0, 0xff] {
-            damaged[at] = other;
-            drop(parse(&damaged));
-        }
+        damaged[at] = [b'{', b'"', b'\\', 0, 0xff][at % 5];
+        drop(parse(&damaged));
         damaged[at] = bytes[at];
     }
 }
@@ -213,7 +211,8 @@ fn containerd() {
         namespace: Some("k8s.io"),
         ..query("mycont", "containerd")
     };
-    check(&files, &elsewhere, "None - - -: -/-/- retry");
+    let facts = check(&files, &elsewhere, "None - - -: -/-/- retry");
+    assert_eq!(facts.namespace, None);
 }
 
 #[test]

@@ -104,6 +104,8 @@ const MEMBERS: &[Member] = &[
     Member("TASK_EXIT_CODE", "task_struct", "exit_code"),
     Member("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
     Member("TASK_COMM", "task_struct", "comm"),
+    Member("TASK_CRED", "task_struct", "cred"),
+    Member("CRED_EUID", "cred", "euid"),
     Member("SIGNAL_LIVE", "signal_struct", "live"),
     Member("SIGNAL_FLAGS", "signal_struct", "flags"),
     Member("SIGNAL_GROUP_EXIT_CODE", "signal_struct", "group_exit_code"),

@@ -23,6 +23,8 @@ pub struct RuntimeCall {
     pub bundle: Option<Arc<str>>,
     /// State directory, as given.
     pub root: Option<Arc<str>>,
+    /// Whom it runs as: what it names may be read on this user's behalf only.
+    pub uid: u32,
 }
 
 /// The calls lately seen, by the pid that made them.
@@ -35,11 +37,12 @@ pub struct RuntimeCalls {
 
 impl RuntimeCalls {
     /// Remembers that `pid` executed a runtime with `args`.
-    pub fn note(&mut self, pid: u32, comm: &[u8], args: &[u8]) {
+    pub fn note(&mut self, pid: u32, uid: u32, comm: &[u8], args: &[u8]) {
         self.remove(pid);
         let Some(call) = parse(comm, args) else {
             return;
         };
+        let call = RuntimeCall { uid, ..call };
         if self.by_pid.len() >= MAX_CALLS
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
@@ -176,6 +179,7 @@ fn parse(comm: &[u8], args: &[u8]) -> Option<RuntimeCall> {
         id: valid_id(call.id?)?,
         bundle: call.bundle.map(Into::into),
         root: call.root.map(Into::into),
+        uid: 0,
     })
 }
 
@@ -222,6 +226,7 @@ fn parse_conmon<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<RuntimeC
         id: valid_id(id?)?,
         bundle: bundle.map(Into::into),
         root: None,
+        uid: 0,
     })
 }
 
@@ -298,7 +303,7 @@ mod tests {
     fn memory_of_calls_is_bounded() {
         let mut calls = RuntimeCalls::default();
         for pid in 0..5_000 {
-            calls.note(pid, b"runc", format!("runc\0run\0c{pid}").as_bytes());
+            calls.note(pid, 0, b"runc", format!("runc\0run\0c{pid}").as_bytes());
         }
         assert_eq!(
             (calls.by_pid.len(), calls.by_age.len()),

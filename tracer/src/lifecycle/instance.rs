@@ -134,7 +134,19 @@ impl Instance {
         self.started.is_some() && self.end != Some(End::Exited)
     }
 
-    pub(super) fn subject(&self) -> Subject {
+    /// When init executed the entrypoint.
+    #[must_use]
+    pub const fn started(&self) -> Option<BootNs> {
+        self.started
+    }
+
+    /// Of an init that has not ended.
+    #[must_use]
+    pub fn init_pid(&self) -> Option<u32> {
+        self.init.filter(|_| self.is_alive()).map(|init| init.pid)
+    }
+
+    pub(crate) fn subject(&self) -> Subject {
         Subject {
             identity: Arc::clone(&self.identity),
             state: self.state(),

@@ -41,6 +41,8 @@ pub struct Ask {
     pub state: Option<Arc<str>>,
     /// By the cgroup's path.
     pub pod_uid: Option<String>,
+    /// Who ran the runtime.
+    pub owner: Option<u32>,
 }
 
 impl Machine {
@@ -52,9 +54,18 @@ impl Machine {
         if instance.enrichment == Enrichment::Full {
             return;
         }
+        if let Some(question) = self.question(root) {
+            out.push(Output::Act(Action::Enrich(Box::new(question))));
+        }
+    }
+
+    /// What to ask about the container with this root.
+    #[must_use]
+    pub fn question(&self, root: CgroupKey) -> Option<Ask> {
+        let instance = self.instances.get(&root)?;
         let identity = &instance.identity;
         let call = self.calls.for_id(&identity.id);
-        out.push(Output::Act(Action::Enrich(Box::new(Ask {
+        Some(Ask {
             root,
             id: Arc::clone(&identity.id),
             runtime: identity.runtime.as_ref().map(|r| Arc::clone(&r.name)),
@@ -64,7 +75,8 @@ impl Machine {
                 .k8s
                 .as_ref()
                 .and_then(|k8s| k8s.pod.as_ref()?.uid.clone()),
-        }))));
+            owner: call.map(|call| call.uid),
+        })
     }
 
     /// What was found.

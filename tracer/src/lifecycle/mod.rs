@@ -41,6 +41,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -293,6 +294,14 @@ impl Machine {
     /// All instances in the order of their keys.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values()
+    }
+
+    /// The instances behind `key`, in the order of their keys.
+    pub fn instances_after(&self, key: Option<CgroupKey>) -> impl Iterator<Item = &Instance> {
+        let from = key.map_or(Bound::Unbounded, Bound::Excluded);
+        self.instances
+            .range((from, Bound::Unbounded))
+            .map(|(_, instance)| instance)
     }
 
     /// Records that did not fit what was known.

@@ -134,7 +134,7 @@ impl Machine {
     pub(super) fn exec(&mut self, at: BootNs, exec: &Exec<'_>, out: &mut Vec<Output>) {
         if exec.flags & flags::RUNTIME != 0 {
             self.calls
-                .note(exec.process.pid, exec.process.comm, exec.args);
+                .note(exec.process.pid, exec.uid, exec.process.comm, exec.args);
         }
         if exec.flags & flags::TRACKED == 0 {
             return;

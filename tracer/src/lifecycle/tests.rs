@@ -118,6 +118,7 @@ impl Script {
             flags: flags | TRACKED,
             filename: b"/bin/sh",
             args: b"",
+            uid: 0,
         }))
     }
 
@@ -148,6 +149,7 @@ impl Script {
             flags: RUNTIME,
             filename: b"/usr/sbin/runc",
             args: args.as_bytes(),
+            uid: 0,
         }))
     }
 

@@ -116,7 +116,7 @@ fn test_line(line: &str) -> Option<Ended<'_>> {
 }
 
 /// `SKIPPED name: reason`
-fn skip_line(line: &str) -> Option<Skip> {
+pub fn skip_line(line: &str) -> Option<Skip> {
     let (name, reason) = line.strip_prefix("SKIPPED ")?.split_once(": ")?;
     Some(Skip {
         name: name.to_owned(),

@@ -69,27 +69,38 @@ const RUNTIMES: [Runtime; 6] = [
 
 /// Installs what lacks, or names the command that does.
 pub fn ensure(policy: Policy) -> Result<()> {
-    let missing: Vec<&Runtime> = RUNTIMES.iter().filter(|r| !r.is_present()).collect();
-    if missing.is_empty() {
+    ensure_of(&RUNTIMES.map(|runtime| runtime.program), policy)
+}
+
+/// [`ensure`] for these programs alone.
+pub fn ensure_of(programs: &[&str], policy: Policy) -> Result<()> {
+    let missing = || -> Vec<&Runtime> {
+        RUNTIMES
+            .iter()
+            .filter(|r| programs.contains(&r.program) && !r.is_present())
+            .collect()
+    };
+    let wanted = missing();
+    if wanted.is_empty() {
         return Ok(());
     }
     let family = Family::find();
     if family != Family::Apt || policy.no_install {
         bail!(
             "the live tests lack {}; run this, then this command again (or pass --no-live):\n  {}",
-            names(&missing, |runtime| runtime.program),
-            family.by_hand(missing.iter().map(|runtime| runtime.package(family))),
+            names(&wanted, |runtime| runtime.program),
+            family.by_hand(wanted.iter().map(|runtime| runtime.package(family))),
         );
     }
-    let wanted: Vec<Package> = missing
+    let packages: Vec<Package> = wanted
         .iter()
         .map(|runtime| Package {
             name: runtime.apt.to_owned(),
             why: runtime.why,
         })
         .collect();
-    packages::apt_install(&wanted)?;
-    let missing: Vec<&Runtime> = RUNTIMES.iter().filter(|r| !r.is_present()).collect();
+    packages::apt_install(&packages)?;
+    let missing = missing();
     if !missing.is_empty() {
         bail!(
             "installed, but not to be found in PATH: {}",

@@ -85,7 +85,8 @@ impl Step {
         self.tally.failed == 0
     }
 
-    fn run(name: &'static str, body: impl FnOnce(&mut Log) -> Result<()>) -> Self {
+    /// A step that counts for itself; an error is a failure.
+    pub fn run(name: &'static str, body: impl FnOnce(&mut Log) -> Result<()>) -> Self {
         say::note(format_args!("== {name}"));
         let begin = Instant::now();
         let mut log = Log::default();

@@ -1,4 +1,4 @@
-//! The workspace's integration tests, split into plain ones and live ones.
+//! The workspace's integration tests: plain ones, live ones, and those of the virtual machines.
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -7,6 +7,8 @@ use crate::{command, workspace};
 
 /// Tests whose target's name begins so need root and real runtimes.
 const LIVE: &str = "live_";
+/// Tests whose target's name begins so are for the guests of [`crate::vm`], which picks them itself.
+const GUEST: &str = "vm_";
 
 /// Names of `[[test]]` targets.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -60,7 +62,8 @@ fn read(metadata: &[u8]) -> Result<Targets> {
         .filter(|package| package.name != "tracer-ebpf")
         .flat_map(|package| package.targets)
         .filter(|target| target.kind.iter().any(|kind| kind == "test"))
-        .map(|target| target.name);
+        .map(|target| target.name)
+        .filter(|name| !name.starts_with(GUEST));
     let (live, plain) = names.partition(|name| name.starts_with(LIVE));
     Ok(Targets { plain, live })
 }
@@ -76,6 +79,7 @@ mod tests {
                                         {"name":"cli","kind":["test"]}]},
             {"name":"tracer-ebpf","targets":[{"name":"never","kind":["test"]}]},
             {"name":"tracer-tests","targets":[{"name":"live_runc","kind":["test"]},
+                                              {"name":"vm_matrix","kind":["test"]},
                                               {"name":"lively","kind":["test"]}],"edition":"2024"}
         ],"version":1}"#;
         assert_eq!(
