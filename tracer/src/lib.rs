@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Order of dependence, never back: `tracer_common` ← [`decode`] ← [`identity`], [`lifecycle`] ←
-//! [`record`], [`render`] ← [`sink`] ← [`pipeline`] ← [`commands`]. Everything left of the sinks is
+//! [`record`], [`render`] ← [`mod@format`], [`sink`] ← [`pipeline`] ← [`commands`]. Everything left of the sinks is
 //! pure: no clock, no I/O; [`engine`] ties it together, so that a recording replays through exactly
 //! the code that runs live.
 

@@ -10,6 +10,8 @@
 //!    │                                ▲
 //!    ▼                                │
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
+//!
+//!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
 //! ```
 //!
 //! Invariants: nothing is installed before it was said what and why; a second run that finds all in
