@@ -332,7 +332,9 @@ pub fn exit(ctx: &BtfTracePointContext) {
     } else if WITH_PROCESSES.load() == 0 {
         return;
     }
-    if WITH_PROCESSES.load() != 0 {
+    // An entrant that never landed is known by the first cgroup that it was brought into; on v1 that
+    // may be of a hierarchy that is not followed any more.
+    if WITH_PROCESSES.load() != 0 || bits & flags::LANDED == 0 {
         let place = tracked(task.css_set());
         if place.is_tracked() {
             cgroup = place.cgroup;

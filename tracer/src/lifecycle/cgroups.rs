@@ -510,6 +510,10 @@ impl Machine {
             }
             Place::Candidate { path, within } => {
                 let (path, within) = (Arc::clone(path), *within);
+                if let Some(root) = within.filter(|root| self.is_own(*root, parent_pid)) {
+                    self.places.put(key, Place::Inside(root));
+                    return Some(root);
+                }
                 let claim = self.claim_of_candidate(path, within, parent_pid)?;
                 self.appeared(at, key, claim, Origin::Kernel, out);
                 match self.places.get(&key) {
@@ -520,6 +524,17 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Whether what lands in a cgroup inside the container with this root is that container's own:
+    /// crun puts its container into a child of the scope that systemd made for it. A container that
+    /// has not started yet cannot have made another.
+    fn is_own(&self, root: CgroupKey, parent_pid: u32) -> bool {
+        let Some(instance) = self.instances.get(&root) else {
+            return false;
+        };
+        let call = self.calls.get(parent_pid);
+        instance.started.is_none() || call.is_some_and(|call| call.id == instance.identity.id)
     }
 
     /// A candidate in which a process became the first of a new pid namespace: named by the runtime

@@ -235,9 +235,11 @@ impl Machine {
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };
+        // One that was born before it was brought in (crun on v1) is known by its place alone.
+        let is_first = bits & (flags::ENTRANT | flags::LANDED) == flags::ENTRANT && task.vpid == 1;
         let is_candidate = instance
             .candidate
-            .is_some_and(|candidate| candidate.is(task));
+            .map_or(is_first, |candidate| candidate.is(task));
         if instance.is_init(task) && instance.end != Some(End::Exited) {
             instance.end = Some(End::Exited);
             instance.frozen = false;

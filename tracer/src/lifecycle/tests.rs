@@ -472,6 +472,44 @@ fn nested_containers_know_their_parents() {
 }
 
 #[test]
+fn a_container_in_a_child_of_its_own_scope_is_one() {
+    let mut script = Script::new();
+    let scope = format!("/machine.slice/libpod-{ID}.scope");
+    script
+        .runtime(50, &format!("crun --systemd-cgroup create -b /b {ID}"))
+        .mkdir(UNIFIED, 10, &scope)
+        .mkdir_in(UNIFIED, 11, 10, &format!("{scope}/container"))
+        .born(11, 100, b"crun")
+        .lands(11, 100, 1)
+        .lands(11, 107, 7)
+        .ends(11, 107, 7, 0, LANDED)
+        .ends(11, 100, 1, 0, LANDED)
+        .rmdir(UNIFIED, 11)
+        .rmdir(UNIFIED, 10);
+    script.check(&[
+        "created",
+        "started",
+        "exec_started",
+        "exec_exited",
+        "exited",
+        "removed",
+    ]);
+    assert_eq!(script.machine.places(), 0);
+}
+
+#[test]
+fn an_init_that_was_born_outside_and_failed() {
+    let mut script = Script::new();
+    script
+        .mkdir(UNIFIED, 10, &docker())
+        .ends(10, 100, 1, 0x100, ENTRANT)
+        .rmdir(UNIFIED, 10);
+    script.check(&["created", "start_failed", "removed"]);
+    let status = script.events()[1].process.as_ref().and_then(|p| p.status);
+    assert_eq!(status, Some(0x100));
+}
+
+#[test]
 fn processes_inside_are_told_only_on_request() {
     for processes in [false, true] {
         let key = CgroupKey::new(UNIFIED, 10);
