@@ -131,8 +131,13 @@ fn after_build(args: &Args, targets: &Targets, steps: &mut Vec<Step>) {
     }
     if args.wants(Only::Vm) {
         let plan = Plan::usual();
-        let obstacle = vm::obstacle(args.policy);
-        let why = args.no_live.then(|| "--no-live".to_owned()).or(obstacle);
+        let why = if args.no_live {
+            Some("--no-live".to_owned())
+        } else {
+            vm::install(args.policy)
+                .err()
+                .map(|error| format!("QEMU cannot be had: {error:#}").replace('\n', " "))
+        };
         steps.push(match why {
             Some(why) => Step::skipped("vm", &plan.names(), &why),
             None => Step::run("vm", |log| vm::run(&plan, args.policy, log)),

@@ -147,7 +147,7 @@ impl Plan {
 }
 
 /// Why no virtual machine can run on this machine, told without changing anything.
-pub fn obstacle(policy: Policy) -> Option<String> {
+fn obstacle(policy: Policy) -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("the virtual machines are x86_64 only".to_owned());
     }
@@ -167,13 +167,19 @@ struct Ran {
     log: PathBuf,
 }
 
-/// Boots every machine of the plan, some at a time, and adds up what they say.
-pub fn run(plan: &Plan, policy: Policy, log: &mut Log) -> Result<()> {
+/// Installs what boots the machines. Packages of another suite that are there already may keep the
+/// distribution's QEMU out; nothing is removed for it.
+pub fn install(policy: Policy) -> Result<()> {
     if let Some(why) = obstacle(policy) {
         bail!(why);
     }
     let qemu = Package::new("qemu-system-x86", "boots the kernels");
-    packages::ensure_programs(&[(machine::PROGRAM, qemu)], policy)?;
+    packages::ensure_programs(&[(machine::PROGRAM, qemu)], policy)
+}
+
+/// Boots every machine of the plan, some at a time, and adds up what they say.
+pub fn run(plan: &Plan, policy: Policy, log: &mut Log) -> Result<()> {
+    install(policy)?;
     runtimes::ensure_of(&guest::PROGRAMS, policy)?;
     let machines = prepare(plan, policy, log)?;
     let ran = boot_all(plan, machines)?;
