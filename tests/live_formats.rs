@@ -28,12 +28,16 @@ impl Line {
         })
     }
 
+    fn at(&self, pointer: &str) -> Option<&str> {
+        self.value.pointer(pointer)?.as_str()
+    }
+
     fn action(&self) -> &str {
-        self.value["Action"].as_str().unwrap_or_default()
+        self.at("/Action").unwrap_or_default()
     }
 
     fn attribute(&self, name: &str) -> Option<&str> {
-        self.value["Actor"]["Attributes"][name].as_str()
+        self.at(&format!("/Actor/Attributes/{name}"))
     }
 
     /// Byte for byte, but for what differs by nature: times, the daemon's own number of a session,

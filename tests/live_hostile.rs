@@ -99,20 +99,20 @@ fn a_reader_that_stalls_is_told_what_it_missed() -> Result<()> {
     ensure!(code.success(), "{code}");
     let text = String::from_utf8(text)?;
     let mut seqs = Vec::new();
-    let mut lost = 0;
+    let mut left_out = 0;
     for line in text.lines() {
         let record: serde_json::Value = serde_json::from_str(line).context("a torn line")?;
         seqs.push(record["seq"].as_u64().context("no seq")?);
         if record["type"] == "node.gap" {
             ensure!(record["node"]["sink"] == "stdout", "{line}");
-            lost += record["node"]["lost"]["record"].as_u64().unwrap_or(0);
+            left_out += record["node"]["lost"]["record"].as_u64().unwrap_or(0);
         }
     }
-    ensure!(lost > 0, "nothing was lost: the stall was none");
+    ensure!(left_out > 0, "nothing was lost: the stall was none");
     let holes = seqs.last().copied().unwrap_or(0) - u64::try_from(seqs.len())?;
     ensure!(
-        holes == lost,
-        "{holes} records are missing, {lost} were told"
+        holes == left_out,
+        "{holes} records are missing, {left_out} were told"
     );
     ensure!(
         text.contains(&last_id),
@@ -123,7 +123,7 @@ fn a_reader_that_stalls_is_told_what_it_missed() -> Result<()> {
         .find(|line| line.starts_with("RssAnon"))
         .unwrap_or("RssAnon unknown")
         .to_owned();
-    println!("{lost} records left out and told; {rss}");
+    println!("{left_out} records left out and told; {rss}");
     Ok(())
 }
 

@@ -404,7 +404,7 @@ mod tests {
 
     /// Decodes to `expected`, and every shorter record to an error.
     #[track_caller]
-    fn check(record: Build, expected: What<'_>) {
+    fn check(record: &Build, expected: What<'_>) {
         let raw = decode(&record.0).expect("a good record");
         assert_eq!((raw.time_ns, raw.drops, raw.cpu), (7_000, 3, 1));
         assert_eq!(raw.what, expected);
@@ -444,7 +444,7 @@ mod tests {
     #[test]
     fn paths_of_both_classes() {
         let short = mkdir_record(3, 0).bytes(b"/t1", PATH_SMALL);
-        check(short, mkdir(b"/t1", None));
+        check(&short, mkdir(b"/t1", None));
         let long = vec![b'x'; 1023];
         let record = mkdir_record(1023, 4)
             .bytes(&long, PATH_LARGE)
@@ -456,10 +456,10 @@ mod tests {
     #[test]
     fn states_of_a_cgroup() {
         let state = |kind| Build::new(kind).key(2, 42).u32(1).u32(0);
-        check(state(kind::CGROUP_RMDIR), What::Rmdir { cgroup: KEY });
+        check(&state(kind::CGROUP_RMDIR), What::Rmdir { cgroup: KEY });
         let populated = true;
         check(
-            state(kind::CGROUP_POPULATED),
+            &state(kind::CGROUP_POPULATED),
             What::Populated {
                 cgroup: KEY,
                 populated,
@@ -467,7 +467,7 @@ mod tests {
         );
         let frozen = true;
         check(
-            state(kind::CGROUP_FROZEN),
+            &state(kind::CGROUP_FROZEN),
             What::Frozen {
                 cgroup: KEY,
                 frozen,
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn processes() {
         check(
-            Build::new(kind::FORK).key(2, 42).task().u32(5).u32(0),
+            &Build::new(kind::FORK).key(2, 42).task().u32(5).u32(0),
             What::Fork {
                 cgroup: KEY,
                 child: TASK,
@@ -486,7 +486,7 @@ mod tests {
             },
         );
         check(
-            Build::new(kind::EXIT).key(2, 42).task().u32(0x300).u32(6),
+            &Build::new(kind::EXIT).key(2, 42).task().u32(0x300).u32(6),
             What::Exit {
                 cgroup: KEY,
                 process: TASK,
@@ -542,7 +542,7 @@ mod tests {
         };
         for (id, limit) in [(0, None), (71, Some(CgroupKey::new(4, 71)))] {
             check(
-                record(id),
+                &record(id),
                 What::Oom(Oom {
                     cgroup: KEY,
                     victim: TASK,

@@ -177,7 +177,11 @@ fn build_binaries(policy: Policy) -> Result<()> {
 /// that aborts, and without its test harness, which wants `std`.
 fn clippy() -> Result<()> {
     const DENY: [&str; 3] = ["--", "-D", "warnings"];
-    let host = command::run(workspace_cargo("clippy").arg("--all-targets").args(DENY));
+    let host = command::run(
+        workspace_cargo("clippy")
+            .args(["--all-targets", "--keep-going"])
+            .args(DENY),
+    );
     let ebpf = command::run(
         in_root(command::cargo())
             .args(["clippy", "--package", "tracer-ebpf", "--bins", "--release"])

@@ -60,9 +60,12 @@ fn ended(code: u32, signal: Option<&str>, status: u32) -> Value {
 
 const EXEC: &str = r#""execID":"9b2e4f000c114d228e334455667788990000000000000009000000000000126a""#;
 
+/// Type of a record, the record, and the lines that the Docker format makes of it.
+type Row = (&'static str, Value, Vec<(String, String)>);
+
 /// Record, and of each Docker line the action and the attributes that are the action's own, as they
 /// stand between the others.
-fn rows() -> Vec<(&'static str, Value, Vec<(String, String)>)> {
+fn rows() -> Vec<Row> {
     let none = |action: &str| (action.to_owned(), String::new());
     let own = |action: &str, own: &str| (action.to_owned(), own.to_owned());
     let exec = json!({"exec": {"session": "4714:9"}});
