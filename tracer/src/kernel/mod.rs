@@ -12,3 +12,4 @@ pub mod freezers;
 pub mod hierarchies;
 pub mod load;
 pub mod needs;
+pub mod tables;

@@ -34,6 +34,7 @@ pub mod calls;
 mod cgroups;
 mod instance;
 mod metadata;
+mod places;
 mod processes;
 mod snapshot;
 #[cfg(test)]
@@ -47,7 +48,7 @@ use std::{
 
 use tracer_common::CgroupKey;
 
-use self::{calls::RuntimeCalls, cgroups::Places};
+use self::{calls::RuntimeCalls, places::Places};
 pub use self::{
     instance::{Identity, Instance},
     metadata::{Ask, Metadata},
@@ -228,7 +229,7 @@ pub struct Machine {
     /// Roots by path.
     roots: BTreeMap<Arc<[u8]>, CgroupKey>,
     /// Roots and twins by what they have in common.
-    groups: BTreeMap<Arc<[u8]>, cgroups::Roots>,
+    groups: BTreeMap<Arc<[u8]>, places::Roots>,
     calls: RuntimeCalls,
     /// When an init that has not executed anything counts as started all the same.
     waiting: BTreeSet<(BootNs, CgroupKey)>,

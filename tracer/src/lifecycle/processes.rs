@@ -6,8 +6,8 @@ use tracer_common::{CgroupKey, flags};
 
 use super::{
     Actor, Event, Machine, OomFacts, Output,
-    cgroups::Place,
     instance::{End, Instance, Member},
+    places::Place,
 };
 use crate::{
     decode::{Exec, Oom, Task},

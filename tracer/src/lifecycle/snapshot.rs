@@ -11,8 +11,8 @@ use tracer_common::CgroupKey;
 
 use super::{
     Machine, Output,
-    cgroups::{Claim, Place},
     instance::{End, Instance, Member},
+    places::{Claim, Place},
 };
 use crate::{
     identity::{self, identify},

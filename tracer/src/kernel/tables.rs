@@ -1,0 +1,175 @@
+//! The maps that user space writes and reads: what is watched, what was lost.
+
+use std::{collections::BTreeMap, io};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+};
+use tracer_common::{CgroupKey, Followed, MAX_HIERARCHIES, Tracked, flags, loss};
+
+use super::load::{LoadError, Slots, take};
+
+/// The maps that user space writes.
+pub struct Tables {
+    tracked: HashMap<MapData, [u8; 16], [u32; 2]>,
+    procs: HashMap<MapData, u32, [u8; 24]>,
+    dropped: Array<MapData, u64>,
+    lost: PerCpuArray<MapData, u64>,
+    reader_idle: Array<MapData, u32>,
+    /// Slot of each hierarchy.
+    slots: Vec<u32>,
+    /// Own removals per slot, as in the map.
+    removals: [u64; MAX_HIERARCHIES],
+}
+
+/// `BPF_NOEXIST`: what a program entered first stays.
+const NO_EXIST: u64 = 1;
+
+/// Whether an insertion under [`NO_EXIST`] found the key free.
+fn inserted(result: Result<(), aya::maps::MapError>) -> Result<bool, LoadError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if kind_of(&error) == Some(io::ErrorKind::AlreadyExists) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the kernel answered to a map operation.
+fn kind_of(error: &aya::maps::MapError) -> Option<io::ErrorKind> {
+    match error {
+        aya::maps::MapError::KeyNotFound => Some(io::ErrorKind::NotFound),
+        aya::maps::MapError::SyscallError(error) => Some(error.io_error.kind()),
+        _ => None,
+    }
+}
+
+impl Tables {
+    pub(super) fn take(programs: &mut Ebpf, slots: &Slots) -> Result<Self, LoadError> {
+        Ok(Self {
+            tracked: HashMap::try_from(take(programs, "TRACKED")?)?,
+            procs: HashMap::try_from(take(programs, "PROCS")?)?,
+            dropped: Array::try_from(take(programs, "DROPPED")?)?,
+            lost: PerCpuArray::try_from(take(programs, "LOST")?)?,
+            reader_idle: Array::try_from(take(programs, "READER_IDLE")?)?,
+            slots: slots
+                .hierarchy
+                .iter()
+                .take(slots.count as usize)
+                .copied()
+                .collect(),
+            removals: [0; MAX_HIERARCHIES],
+        })
+    }
+
+    /// Watches the tasks of a cgroup that was there before the programs were.
+    ///
+    /// # Errors
+    ///
+    /// The map's, when it is full.
+    pub fn track(&mut self, cgroup: CgroupKey) -> Result<(), LoadError> {
+        let Some(slot) = self.slot(cgroup) else {
+            return Ok(());
+        };
+        let value = Tracked { slot, reserved: 0 };
+        if !inserted(self.tracked.insert(
+            cgroup.to_bytes(),
+            [value.slot, value.reserved],
+            NO_EXIST,
+        ))? {
+            return Ok(());
+        }
+        // The programs count only what they enter themselves: one less was taken out than it seems.
+        self.count_removals(slot, -1)
+    }
+
+    /// Stops watching a cgroup that is no container's, or is known by another hierarchy.
+    ///
+    /// # Errors
+    ///
+    /// The map's.
+    pub fn forget(&mut self, cgroup: CgroupKey) -> Result<(), LoadError> {
+        let Some(slot) = self.slot(cgroup) else {
+            return Ok(());
+        };
+        match self.tracked.remove(&cgroup.to_bytes()) {
+            Ok(()) => self.count_removals(slot, 1),
+            // Its rmdir came first.
+            Err(error) if kind_of(&error) == Some(io::ErrorKind::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Follows a process that came in before the programs were there, `landed` or still on its way.
+    ///
+    /// # Errors
+    ///
+    /// The map's, when it is full.
+    pub fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool) -> Result<(), LoadError> {
+        let value = Followed {
+            cgroup,
+            flags: if landed {
+                flags::LANDED
+            } else {
+                flags::ENTRANT
+            },
+            reserved: 0,
+        };
+        inserted(self.procs.insert(pid, value.to_bytes(), NO_EXIST))?;
+        Ok(())
+    }
+
+    /// What each CPU has lost, by index of [`tracer_common::loss`].
+    ///
+    /// # Errors
+    ///
+    /// The map's.
+    pub fn lost(&self, index: u32) -> Result<Vec<u64>, LoadError> {
+        Ok(self.lost.get(&index, 0)?.iter().copied().collect())
+    }
+
+    /// What was lost since the start, by name of the counter.
+    ///
+    /// # Errors
+    ///
+    /// The map's.
+    pub fn losses(&self) -> Result<BTreeMap<&'static str, u64>, LoadError> {
+        let mut losses = BTreeMap::new();
+        for index in 1..loss::COUNT {
+            let count = self.lost(index)?.iter().sum();
+            if count != 0 {
+                losses.insert(loss::name(index), count);
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Asks to be woken by the next bulk record.
+    ///
+    /// # Errors
+    ///
+    /// The map's.
+    pub fn announce_idle(&mut self) -> Result<(), LoadError> {
+        Ok(self.reader_idle.set(0, 1, 0)?)
+    }
+
+    fn slot(&self, cgroup: CgroupKey) -> Option<u32> {
+        let slot = self.slots.iter().position(|id| *id == cgroup.hierarchy)?;
+        u32::try_from(slot).ok()
+    }
+
+    /// Slot 0 is always looked up and needs no count; index 0 sums the others.
+    fn count_removals(&mut self, slot: u32, by: i64) -> Result<(), LoadError> {
+        if slot == 0 {
+            return Ok(());
+        }
+        for index in [slot, 0] {
+            let Some(count) = self.removals.get_mut(index as usize) else {
+                continue;
+            };
+            *count = count.wrapping_add_signed(by);
+            self.dropped.set(index, *count, 0)?;
+        }
+        Ok(())
+    }
+}
