@@ -112,15 +112,19 @@ impl Machine {
         frozen: bool,
         out: &mut Vec<Output>,
     ) {
-        let Some(instance) = self.instances.get_mut(&key) else {
+        let root = self.container_of(key).unwrap_or(key);
+        let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };
+        if key != root && instance.home != Some(key) {
+            return;
+        }
         if instance.frozen == frozen || !instance.is_alive() {
             return;
         }
         instance.frozen = frozen;
         let kind = if frozen { Kind::Paused } else { Kind::Resumed };
-        self.tell(at, kind, Origin::Kernel, key, out);
+        self.tell(at, kind, Origin::Kernel, root, out);
     }
 
     /// The path as a whole. The kernel cuts a long one at its end; then the parent's is known, or

@@ -153,6 +153,7 @@ impl Machine {
         let task = &exec.process;
         if landed && instance.started.is_none() && instance.end != Some(End::Failed) {
             instance.begin(at, task.pid, task.start_ns);
+            instance.home = (exec.cgroup != root).then_some(exec.cgroup);
             self.stop_waiting(root);
             self.tell_exec(at, Kind::Started, root, exec, out);
             self.ask(root, out);

@@ -483,6 +483,9 @@ fn a_container_in_a_child_of_its_own_scope_is_one() {
         .lands(11, 100, 1)
         .lands(11, 107, 7)
         .ends(11, 107, 7, 0, LANDED)
+        .frozen(11, true)
+        .frozen(10, true)
+        .frozen(11, false)
         .ends(11, 100, 1, 0, LANDED)
         .rmdir(UNIFIED, 11)
         .rmdir(UNIFIED, 10);
@@ -491,6 +494,8 @@ fn a_container_in_a_child_of_its_own_scope_is_one() {
         "started",
         "exec_started",
         "exec_exited",
+        "paused",
+        "resumed",
         "exited",
         "removed",
     ]);
