@@ -313,12 +313,18 @@ impl Container<'_> {
 
     /// `runc run` of the same bundle under another id, to its end.
     pub fn run_as(&self, id: &str) -> Result<Done> {
-        run(self
-            .runc
-            .command()
-            .args(["run", "--bundle"])
-            .arg(&self.bundle)
-            .arg(id))
+        self.start_as(id)?.finish(crate::wait::DEADLINE)
+    }
+
+    /// The same, without waiting for the end.
+    pub fn start_as(&self, id: &str) -> Result<Running> {
+        command::spawn(
+            self.runc
+                .command()
+                .args(["run", "--bundle"])
+                .arg(&self.bundle)
+                .arg(id),
+        )
     }
 
     /// `runc run` from a process in the cgroup at `procs` (a `cgroup.procs` file), to its end.
