@@ -6,11 +6,8 @@ use std::{
     process::Command,
 };
 
-use anyhow::Result;
-
 use crate::{
     command, packages,
-    packages::Policy,
     toolchain::{Compiler, DEBIAN_LLVM, Found, LINKER_LLVMS, Linker, Llvm, Offers, Version},
     workspace,
 };
@@ -152,23 +149,16 @@ fn has_library(prefix: &Path) -> bool {
         .any(|dir| prefix.join(dir).join("libLLVM.so").exists())
 }
 
-/// What apt could install; its lists are fetched where they name nothing of use.
-pub fn offers(policy: Policy) -> Result<Offers> {
-    let offers = apt_offers();
-    if offers != Offers::default() {
-        return Ok(offers);
+/// What Debian has, for a machine that does not know it and may not ask.
+pub fn usual_offers() -> Offers {
+    Offers {
+        rustc_web: Some((oldest_compiler(), DEBIAN_LLVM)),
+        llvm_dev: BTreeSet::from([DEBIAN_LLVM]),
     }
-    if policy.no_install {
-        return Ok(Offers {
-            rustc_web: Some((oldest_compiler(), DEBIAN_LLVM)),
-            llvm_dev: BTreeSet::from([DEBIAN_LLVM]),
-        });
-    }
-    packages::apt_update()?;
-    Ok(apt_offers())
 }
 
-fn apt_offers() -> Offers {
+/// What apt would install, by the package lists that are on this machine: none, or old ones, perhaps.
+pub fn offers() -> Offers {
     let llvms = LINKER_LLVMS.map(|llvm| format!("llvm-{llvm}-dev"));
     let policy = command::probe(
         Command::new("apt-cache")

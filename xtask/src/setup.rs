@@ -24,8 +24,18 @@ pub fn ensure(policy: Policy) -> Result<Tools> {
             return Ok(tools);
         }
         if Family::find() == Family::Apt {
-            found.offers = Some(probe::offers(policy)?);
+            found.offers = Some(probe::offers());
             choice = toolchain::choose(&found, oldest);
+            // Lists that are missing or old name nothing of use, whatever else they name.
+            if matches!(choice, Choice::ByHand { .. }) {
+                found.offers = Some(if policy.no_install {
+                    probe::usual_offers()
+                } else {
+                    packages::apt_update()?;
+                    probe::offers()
+                });
+                choice = toolchain::choose(&found, oldest);
+            }
         }
         tell_unfit(&found, oldest);
         if let Some(commands) = linker::commands_by_hand(&choice, &found, policy) {
