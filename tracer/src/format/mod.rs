@@ -38,6 +38,11 @@ impl Format {
     }
 }
 
+/// Appends a record as one line of JSON, or nothing at all.
+pub fn json(record: &Record, lines: &mut Vec<u8>) {
+    write_json(record, record, lines);
+}
+
 /// One line of JSON, or none at all.
 fn write_json(line: &impl Serialize, record: &Record, lines: &mut Vec<u8>) -> u64 {
     let start = lines.len();
