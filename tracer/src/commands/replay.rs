@@ -41,9 +41,8 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
         let (now, entry) = next;
         let stepped = engine.step(now, &entry, |renderer, effect| {
             if let Effect::Event(event) = effect {
-                let record = renderer.record(&event, now);
-                if filter.matches(&record) {
-                    format.write(&record, &mut line);
+                if filter.wants(&event) {
+                    format.event(renderer, &event, now, &mut line);
                 }
             }
         });

@@ -172,13 +172,12 @@ impl Core {
         let mut failed = Ok(());
         let step = engine.step(now, entry, |renderer, effect| match effect {
             Effect::Event(event) => {
-                let record = renderer.record(&event, now);
                 let start = lines.len();
-                if filter.matches(&record) {
-                    *records += format.write(&record, lines);
+                if filter.wants(&event) {
+                    *records += format.event(renderer, &event, now, lines);
                 }
                 if let Some(socket) = socket {
-                    fed.push((record, start..lines.len()));
+                    fed.push((renderer.record(&event, now), start..lines.len()));
                     if fed.len() >= MAX_FED {
                         feed(socket, fed, format, lines);
                     }
