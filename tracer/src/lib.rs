@@ -36,3 +36,5 @@ pub mod render;
 pub mod sink;
 pub mod status;
 pub mod time;
+#[cfg(feature = "upstream")]
+pub mod uplink;
