@@ -5,7 +5,12 @@
 pub use self::generated::*;
 
 mod generated {
-    #![expect(clippy::pedantic, reason = "made by prost and tonic")]
+    #![expect(
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        unused_qualifications,
+        reason = "made by prost and tonic"
+    )]
     tonic::include_proto!("tracer.uplink.v1");
 }
 
