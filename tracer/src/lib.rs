@@ -38,3 +38,5 @@ pub mod status;
 pub mod time;
 #[cfg(feature = "upstream")]
 pub mod uplink;
+#[cfg(feature = "upstream")]
+pub mod upstream;
