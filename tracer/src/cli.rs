@@ -94,8 +94,58 @@ pub struct RunArgs {
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    #[cfg(feature = "upstream")]
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// Where records are delivered to, durably.
+#[cfg(feature = "upstream")]
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Upstream")]
+pub struct UpstreamArgs {
+    /// Deliver all records, whatever the filters, to this gateway: `https://HOST:PORT`, `unix:/PATH`, or
+    /// `http://HOST:PORT` on this host (repeatable).
+    #[arg(
+        long = "upstream",
+        value_name = "URL",
+        env = "TRACER_UPSTREAM",
+        value_delimiter = ','
+    )]
+    pub upstreams: Vec<String>,
+    /// Under which name gateways know this node [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "TRACER_NODE")]
+    pub node: Option<String>,
+    /// Who may vouch for a gateway (PEM) [default: whom the host trusts]
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_CA")]
+    pub upstream_ca: Option<PathBuf>,
+    /// This node's certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_CERTIFICATE")]
+    pub upstream_certificate: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_KEY")]
+    pub upstream_key: Option<PathBuf>,
+    /// Holds the token by which gateways let this node in.
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_TOKEN_FILE")]
+    pub upstream_token_file: Option<PathBuf>,
+    /// The name in a gateway's certificate, where it is not the URL's.
+    #[arg(long, value_name = "NAME", env = "TRACER_UPSTREAM_SERVER_NAME")]
+    pub upstream_server_name: Option<String>,
+    /// Deliver in plain text to other hosts as well. Everybody on the way reads along.
+    #[arg(long, env = "TRACER_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub insecure: Option<bool>,
+    /// Where records wait until every upstream has them [default: spool in the state directory]
+    #[arg(long, value_name = "DIR", env = "TRACER_SPOOL_DIR")]
+    pub spool_dir: Option<PathBuf>,
+    /// How much may wait there, bytes; beyond that the oldest go, which `node.gap` tells
+    /// [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "TRACER_SPOOL_BYTES")]
+    pub spool_bytes: Option<u64>,
+    /// How long records may wait there (90s, 30m, 12h, 7d) [default: 7d]
+    #[arg(long, value_name = "TIME", env = "TRACER_SPOOL_AGE")]
+    pub spool_age: Option<String>,
 }
 
 /// The same for every command that shows records.

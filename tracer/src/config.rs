@@ -26,6 +26,8 @@ pub struct Config {
     pub socket_group: Option<String>,
     pub history_bytes: usize,
     pub record: Option<PathBuf>,
+    #[cfg(feature = "upstream")]
+    pub upstream: Option<crate::upstream::settings::Settings>,
     pub filter: Filter,
 }
 
@@ -42,6 +44,8 @@ struct File {
     socket: Option<PathBuf>,
     socket_group: Option<String>,
     history_bytes: Option<usize>,
+    #[cfg(feature = "upstream")]
+    upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
 }
 
@@ -117,6 +121,8 @@ impl Config {
             socket_group: args.socket_group.or(file.socket_group),
             history_bytes,
             record: args.record,
+            #[cfg(feature = "upstream")]
+            upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),
                 runtimes: either(args.filter.runtimes, file.filter.runtime),

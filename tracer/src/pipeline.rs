@@ -80,6 +80,8 @@ pub struct Parts {
     /// For members of a group, with so many bytes of history.
     pub socket: Option<(Bound, usize)>,
     pub recorder: Option<Recorder<BufWriter<File>>>,
+    #[cfg(feature = "upstream")]
+    pub uplink: Option<crate::upstream::Uplink>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
     /// What `node.started` says.
@@ -207,6 +209,8 @@ impl Live {
                 reader: Reader::There,
                 quiet_drains: 0,
                 socket,
+                #[cfg(feature = "upstream")]
+                uplink: parts.uplink,
                 fed: Vec::new(),
                 questions,
                 unasked: 0,
@@ -388,6 +392,10 @@ impl Live {
         if let Some(socket) = &mut self.core.socket {
             socket.finish(LAST_WORDS_SOCKET);
         }
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = self.core.uplink.take() {
+            uplink.stop(LAST_WORDS_UPSTREAM);
+        }
         if let Some(recorder) = &mut self.core.recorder {
             recorder.flush().context("cannot write the recording")?;
         }
@@ -406,3 +414,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Likewise all readers of the socket together.
 const LAST_WORDS_SOCKET: Duration = Duration::from_millis(500);
+
+/// Likewise all upstreams together; what they do not take stays in the spool.
+#[cfg(feature = "upstream")]
+const LAST_WORDS_UPSTREAM: Duration = Duration::from_secs(3);

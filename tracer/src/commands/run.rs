@@ -7,6 +7,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use uuid::Uuid;
 
 use super::{Failure, format, print};
+#[cfg(feature = "upstream")]
+use crate::upstream::{QUEUE_BYTES, Uplink, UplinkConfig};
 use crate::{
     cli::RunArgs,
     config::Config,
@@ -67,6 +69,8 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         }
         None => None,
     };
+    #[cfg(feature = "upstream")]
+    let uplink = uplink(&config, &engine)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -80,6 +84,8 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         format: format(config.format),
         sink: StdoutSink::new(config.queue_bytes).context("cannot use standard output")?,
         recorder,
+        #[cfg(feature = "upstream")]
+        uplink,
         processes: config.processes,
         socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
@@ -152,6 +158,32 @@ fn engine(config: &Config, identity: Host, hierarchies: &Hierarchies) -> Engine 
         hierarchies: names,
     };
     Engine::new(host, renderer, FIRST_SEQ)
+}
+
+/// Starts the way up, where there is one.
+#[cfg(feature = "upstream")]
+fn uplink(config: &Config, engine: &Engine) -> Result<Option<Uplink>, Failure> {
+    let Some(settings) = &config.upstream else {
+        return Ok(None);
+    };
+    let Some(directory) = settings.spool_dir.clone() else {
+        return Err(Failure::Usage(anyhow!(
+            "an upstream needs a place for records to wait in: --spool-dir"
+        )));
+    };
+    let host = Arc::clone(&engine.renderer.host);
+    let uplink = Uplink::start(UplinkConfig {
+        directory,
+        stream: engine.renderer.stream.to_string(),
+        known_seq: FIRST_SEQ - 1,
+        node: settings.node.clone().unwrap_or_else(|| host.name.clone()),
+        host,
+        targets: settings.targets.clone(),
+        trust: settings.trust.clone(),
+        bounds: settings.bounds,
+        queue_bytes: QUEUE_BYTES,
+    })?;
+    Ok(Some(uplink))
 }
 
 fn header(engine: &Engine, config: &Config, hierarchies: &Hierarchies) -> Header {

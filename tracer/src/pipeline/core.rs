@@ -42,7 +42,10 @@ pub(super) struct Core {
     /// Drains in a row that found nothing.
     pub(super) quiet_drains: u32,
     pub(super) socket: Option<SocketSink>,
-    /// Records for the socket, with the place of their lines in `lines`, if they have any.
+    #[cfg(feature = "upstream")]
+    pub(super) uplink: Option<crate::upstream::Uplink>,
+    /// Records for the socket and upstreams, with the place of their lines in `lines`, if they have
+    /// any.
     pub(super) fed: Vec<(Record, Range<usize>)>,
     pub(super) questions: std::sync::mpsc::SyncSender<Question>,
     /// Questions that found no place in the queue.
@@ -104,6 +107,10 @@ impl Core {
             .filter(|(_, count)| *count != 0)
             .map(|(name, count)| (name.to_owned(), count))
             .collect();
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = &self.uplink {
+            uplink.set_ring_losses(losses.values().sum());
+        }
         self.losses.told = losses;
         if lost.is_empty() {
             return Ok(());
@@ -164,11 +171,18 @@ impl Core {
             lines,
             records,
             socket,
+            #[cfg(feature = "upstream")]
+            uplink,
             fed,
             questions,
             unasked,
             ..
         } = self;
+        let mut feeding = Feeding {
+            socket: socket.as_mut(),
+            #[cfg(feature = "upstream")]
+            uplink: uplink.as_ref(),
+        };
         let mut failed = Ok(());
         let step = engine.step(now, entry, |renderer, effect| match effect {
             Effect::Event(event) => {
@@ -177,10 +191,10 @@ impl Core {
                 if filter.matches(&record) {
                     *records += format.write(&record, lines);
                 }
-                if let Some(socket) = socket {
+                if feeding.is_wanted() {
                     fed.push((record, start..lines.len()));
                     if fed.len() >= MAX_FED {
-                        feed(socket, fed, format, lines);
+                        feeding.feed(fed, format, lines);
                     }
                 }
             }
@@ -228,9 +242,12 @@ impl Core {
 
     /// Standard output has had these records: now the socket.
     pub(super) fn feed_socket(&mut self) {
-        if let Some(socket) = &mut self.socket {
-            feed(socket, &mut self.fed, &self.format, &self.lines);
-        }
+        let mut feeding = Feeding {
+            socket: self.socket.as_mut(),
+            #[cfg(feature = "upstream")]
+            uplink: self.uplink.as_ref(),
+        };
+        feeding.feed(&mut self.fed, &self.format, &self.lines);
     }
 
     /// Hands the lines to the sink, and says what the sink lost once it takes lines again.
@@ -251,6 +268,15 @@ impl Core {
                 self.reader = pushed.context("cannot write to standard output")?;
             }
             let Some(lost) = self.sink.take_lost() else {
+                #[cfg(feature = "upstream")]
+                if let Some(told) = self
+                    .uplink
+                    .as_ref()
+                    .and_then(crate::upstream::Uplink::take_told)
+                {
+                    self.node(Kind::NodeGap, Box::new(told))?;
+                    continue;
+                }
                 return Ok(());
             };
             tracing::error!(
@@ -270,17 +296,35 @@ impl Core {
 /// Records that wait for standard output before the socket has them.
 const MAX_FED: usize = 256;
 
-/// Hands records to the socket, with the lines that standard output has where these are JSON.
-fn feed(
-    socket: &mut SocketSink,
-    fed: &mut Vec<(Record, Range<usize>)>,
-    format: &Format,
-    lines: &[u8],
-) {
-    let is_json = matches!(format, Format::Json);
-    for (record, range) in fed.drain(..) {
-        let line = lines.get(range).filter(|_| is_json);
-        socket.add(record, line.unwrap_or_default());
+/// Who has records after standard output.
+struct Feeding<'a> {
+    socket: Option<&'a mut SocketSink>,
+    #[cfg(feature = "upstream")]
+    uplink: Option<&'a crate::upstream::Uplink>,
+}
+
+impl Feeding<'_> {
+    fn is_wanted(&self) -> bool {
+        #[cfg(feature = "upstream")]
+        let has_uplink = self.uplink.is_some();
+        #[cfg(not(feature = "upstream"))]
+        let has_uplink = false;
+        self.socket.is_some() || has_uplink
+    }
+
+    /// Hands records on, with the lines that standard output has where these are JSON.
+    fn feed(&mut self, fed: &mut Vec<(Record, Range<usize>)>, format: &Format, lines: &[u8]) {
+        let is_json = matches!(format, Format::Json);
+        for (record, range) in fed.drain(..) {
+            let line = lines.get(range).filter(|_| is_json).unwrap_or_default();
+            #[cfg(feature = "upstream")]
+            if let Some(uplink) = self.uplink {
+                uplink.push_with(&record, line);
+            }
+            if let Some(socket) = &mut self.socket {
+                socket.add(record, line);
+            }
+        }
     }
 }
 

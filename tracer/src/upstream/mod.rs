@@ -22,6 +22,7 @@ mod grpc;
 mod link;
 mod retry;
 mod sender;
+pub mod settings;
 pub mod spool;
 pub mod table;
 mod target;
@@ -153,6 +154,17 @@ impl Uplink {
     pub fn push(&self, record: &Record, line: &[u8]) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         self.spool.push(record, Bytes::copy_from_slice(line));
+    }
+
+    /// As [`Uplink::push`]; a record without a line is written first.
+    pub fn push_with(&self, record: &Record, line: &[u8]) {
+        if !line.is_empty() {
+            return self.push(record, line);
+        }
+        match serde_json::to_vec(record) {
+            Ok(line) => self.push(record, &line),
+            Err(error) => tracing::error!(%error, seq = record.seq, "record cannot be written"),
+        }
     }
 
     /// Losses since this was last asked, for a `node.gap` to be pushed like any record.

@@ -13,7 +13,7 @@ use crate::{
 
 const ROOMY: Bounds = Bounds {
     bytes: 64 << 20,
-    age: Duration::from_secs(86_400),
+    age: Duration::from_hours(24),
 };
 
 fn owner<'a>(stream: &'a str, upstreams: &'a [String]) -> Owner<'a> {
