@@ -155,7 +155,8 @@ impl<'a> Session<'a> {
     fn new(link: &'a mut Link, stream: Stream, welcome: &Welcome) -> Result<Self, SessionError> {
         let is_current = stream.id == link.current();
         let newest = if is_current {
-            stream.last_seq.max(link.known_seq)
+            // Not as of Hello: there may have been records since.
+            link.published.borrow().newest.seq().max(link.known_seq)
         } else {
             stream.last_seq
         };

@@ -27,7 +27,7 @@ mod rows;
 mod shared;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::BTreeMap,

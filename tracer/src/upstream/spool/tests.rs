@@ -33,7 +33,11 @@ fn open(dir: &Path, stream: &str, upstreams: &[&str], bounds: Bounds) -> Spool {
     Spool::open(dir, &owner(stream, &upstreams), bounds, 1 << 20).expect("a spool")
 }
 
-fn record(seq: u64, kind: Kind, container: Option<(&str, State)>) -> Record {
+pub(in crate::upstream) fn record(
+    seq: u64,
+    kind: Kind,
+    container: Option<(&str, State)>,
+) -> Record {
     Record {
         id: format!("s/{seq}"),
         seq,
