@@ -111,14 +111,13 @@ pub mod loss {
 
     /// Name of a counter in logs, metrics and `node.gap`.
     #[must_use]
-    pub const fn name(index: u32) -> &'static str {
+    pub fn name(index: u32) -> &'static str {
         match index {
             TOTAL => "total",
             BULK => "process",
             CGROUPS_FULL => "cgroups_full",
             PROCS_FULL => "procs_full",
-            _ if index < BULK => kind::name(index as u16),
-            _ => "unknown",
+            other => u16::try_from(other).map_or("unknown", kind::name),
         }
     }
 }

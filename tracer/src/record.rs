@@ -482,8 +482,8 @@ impl Node {
     /// records, which change no state.
     #[must_use]
     pub fn needs_repair(&self) -> bool {
-        const BULK: &str = tracer_common::loss::name(tracer_common::loss::BULK);
-        self.sink.is_none() && (self.reason.is_some() || self.lost.keys().any(|name| name != BULK))
+        let bulk = tracer_common::loss::name(tracer_common::loss::BULK);
+        self.sink.is_none() && (self.reason.is_some() || self.lost.keys().any(|name| name != bulk))
     }
 }
 

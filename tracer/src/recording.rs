@@ -59,6 +59,10 @@ pub enum RecordingError {
 }
 
 /// What an engine needs to start as the recorded one did.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, by name in a file"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header<Table = Machine> {
     pub abi: u16,
@@ -82,6 +86,9 @@ pub struct Header<Table = Machine> {
     /// The table is not what the host is: a scan has to follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfinished: bool,
+    /// The process before ended in order: nothing was told after this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 
 impl Header<Machine> {
@@ -138,6 +145,7 @@ impl<Table> Header<Table> {
             told: BTreeMap::new(),
             last_record: BootNs(0),
             unfinished: false,
+            stopped: false,
         }
     }
 }

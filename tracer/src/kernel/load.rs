@@ -212,7 +212,8 @@ impl Loaded {
         for name in MAPS {
             let map = self.programs.map(name).ok_or(LoadError::Object(name))?;
             let path = directory.join(name);
-            map.pin(&path).map_err(|error| failed("pinning", &path, &error))?;
+            map.pin(&path)
+                .map_err(|error| failed("pinning", &path, &error))?;
         }
         for (name, link) in self.links {
             let path = directory.join(link_name(&name));

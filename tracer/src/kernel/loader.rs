@@ -132,8 +132,8 @@ fn order(options: &Options, pins: &Pins) -> Result<Facts, LoadError> {
 /// Those of reading the order and of writing the answer.
 pub fn obey(hierarchies: &Hierarchies) -> anyhow::Result<()> {
     let order: Order = serde_json::from_reader(std::io::stdin().lock())?;
-    let pinned = Loaded::load(&order.options, hierarchies)
-        .and_then(|loaded| loaded.pin(&order.directory));
+    let pinned =
+        Loaded::load(&order.options, hierarchies).and_then(|loaded| loaded.pin(&order.directory));
     let answer = match pinned {
         Ok(facts) => Answer::Pinned(facts),
         Err(error) => Answer::Refused {

@@ -1,20 +1,27 @@
-//! From records to the sinks.
+//! From events to the sinks.
 //!
-//! Records are rendered once per format and handed on in batches. JSON lines serve the file, the
-//! socket, and standard output if that shows JSON; any other format is rendered beside them.
+//! An event is rendered once per format and handed on in batches. JSON lines serve the file, the
+//! socket, upstreams, and standard output if that shows JSON; any other format is rendered beside
+//! them. Upstreams and the socket take everything, standard output and the file what the filter lets
+//! pass.
+
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 
 use crate::{
     filter::Filter,
-    format::{Format, json},
-    record::Record,
+    format::Format,
+    lifecycle::Event,
+    record::{Node, Record},
+    render::Renderer,
     sink::{
         Batch,
         file::FileSink,
         socket::SocketSink,
         stdout::{Reader, StdoutSink},
     },
+    time::BootNs,
 };
 
 /// Bytes or records that are handed to the sinks together at most.
@@ -27,41 +34,43 @@ pub(super) struct Outlets {
     pub(super) stdout: Option<StdoutSink>,
     pub(super) file: Option<FileSink>,
     pub(super) socket: Option<SocketSink>,
+    #[cfg(feature = "upstream")]
+    pub(super) uplink: Option<crate::upstream::Uplink>,
+    /// Of standard output.
     pub(super) reader: Reader,
     /// One entry per record.
     pub(super) json: Batch,
     /// Likewise, for standard output, where it does not show JSON.
     pub(super) shown: Batch,
-    /// Likewise, for the socket.
+    /// Likewise, for those who ask about more than the line.
     pub(super) records: Vec<Record>,
     pub(super) failed: Option<anyhow::Error>,
 }
 
-/// Which sink left out how many records.
-pub(super) type Lost = (&'static str, u64);
-
 impl Outlets {
-    /// Takes a record; it leaves with the next [`Outlets::push`] at the latest.
-    pub(super) fn add(&mut self, record: Record) {
-        let passes = self.filter.matches(&record);
-        let seq = record.seq;
-        if self.stdout.is_some() && !self.shows_json() {
+    /// Takes an event; its record leaves with the next [`Outlets::push`] at the latest.
+    pub(super) fn add(&mut self, renderer: &Renderer, event: &Event, now: BootNs) {
+        let passes = self.filter.wants(event);
+        let seq = event.seq;
+        let shows_json = self.shows_json();
+        if self.stdout.is_some() && !shows_json {
             let format = &mut self.format;
             self.shown.add(seq, passes, |lines| {
                 if passes {
-                    format.write(&record, lines);
+                    format.event(renderer, event, now, lines);
                 }
             });
         }
-        let wanted = self.socket.is_some()
-            || passes && (self.file.is_some() || self.stdout.is_some() && self.shows_json());
+        let takes_all = self.takes_all();
+        let wanted =
+            takes_all || passes && (self.file.is_some() || self.stdout.is_some() && shows_json);
         self.json.add(seq, passes, |lines| {
             if wanted {
-                json(&record, lines);
+                renderer.line(event, now, lines);
             }
         });
-        if self.socket.is_some() {
-            self.records.push(record);
+        if takes_all {
+            self.records.push(renderer.record(event, now));
         }
         if self.is_full() {
             self.push();
@@ -70,6 +79,15 @@ impl Outlets {
 
     fn shows_json(&self) -> bool {
         matches!(self.format, Format::Json)
+    }
+
+    /// Whether somebody takes records that the filter does not let pass.
+    fn takes_all(&self) -> bool {
+        #[cfg(feature = "upstream")]
+        let has_uplink = self.uplink.is_some();
+        #[cfg(not(feature = "upstream"))]
+        let has_uplink = false;
+        self.socket.is_some() || has_uplink
     }
 
     fn is_full(&self) -> bool {
@@ -95,8 +113,12 @@ impl Outlets {
         if let Some(file) = &mut self.file {
             file.push(&self.json);
         }
-        if let Some(socket) = &mut self.socket {
-            for (record, line) in self.records.drain(..).zip(self.json.lines()) {
+        for (record, line) in self.records.drain(..).zip(self.json.lines()) {
+            #[cfg(feature = "upstream")]
+            if let Some(uplink) = &self.uplink {
+                uplink.push(&record, line.bytes);
+            }
+            if let Some(socket) = &mut self.socket {
                 socket.add(record, line.bytes);
             }
         }
@@ -113,19 +135,57 @@ impl Outlets {
     }
 
     /// What a sink left out, once it takes lines again.
-    pub(super) fn take_lost(&mut self) -> Option<Lost> {
-        let stdout = self.stdout.as_mut().and_then(StdoutSink::take_lost);
-        stdout.map(|lost| ("stdout", lost)).or_else(|| {
-            let file = self.file.as_mut().and_then(FileSink::take_lost);
-            file.map(|lost| ("file", lost))
-        })
+    pub(super) fn take_lost(&mut self) -> Option<Node> {
+        let left_out = |sink: &str, lost| Node {
+            lost: BTreeMap::from([("record".to_owned(), lost)]),
+            sink: Some(sink.to_owned()),
+            ..Node::default()
+        };
+        if let Some(lost) = self.stdout.as_mut().and_then(StdoutSink::take_lost) {
+            return Some(left_out("stdout", lost));
+        }
+        if let Some(lost) = self.file.as_mut().and_then(FileSink::take_lost) {
+            return Some(left_out("file", lost));
+        }
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = &self.uplink {
+            return uplink.take_told();
+        }
+        None
     }
 
-    /// Number of the newest record that every sink with a mark has written; `newest` where there is
+    /// Number of the newest record that every durable sink has written; `newest` where there is
     /// none.
     pub(super) fn written(&self, newest: u64) -> u64 {
         let stdout = self.stdout.as_ref().map_or(newest, StdoutSink::seq);
         let file = self.file.as_ref().map_or(newest, FileSink::seq);
-        stdout.min(file)
+        #[cfg(feature = "upstream")]
+        let spool = self
+            .uplink
+            .as_ref()
+            .map_or(newest, crate::upstream::Uplink::last_seq);
+        #[cfg(not(feature = "upstream"))]
+        let spool = newest;
+        stdout.min(file).min(spool)
+    }
+
+    pub(super) fn set_ring_losses(&self, records: u64) {
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = &self.uplink {
+            uplink.set_ring_losses(records);
+        }
+        #[cfg(not(feature = "upstream"))]
+        let _: u64 = records;
+    }
+
+    /// What a process before this one wrote, and what of it each sink did not get: `first` is the
+    /// number of the oldest record that can still be told.
+    pub(super) fn begin_at(&mut self, first: u64) {
+        if let Some(stdout) = &mut self.stdout {
+            stdout.begin_at(first);
+        }
+        if let Some(file) = &mut self.file {
+            file.begin_at(first);
+        }
     }
 }

@@ -275,7 +275,11 @@ impl Json<'_> {
     fn parents(&mut self, parents: &[Parent]) {
         self.raw(r#","parents":["#);
         for (index, parent) in parents.iter().enumerate() {
-            self.raw(if index == 0 { r#"{"id":"# } else { r#",{"id":"# });
+            self.raw(if index == 0 {
+                r#"{"id":"#
+            } else {
+                r#",{"id":"#
+            });
             self.text(&parent.id);
             self.runtime(parent.runtime.as_ref());
             self.raw("}");

@@ -141,6 +141,16 @@ impl FileSink {
         room.then(|| std::mem::take(&mut self.lost))
     }
 
+    /// A new process begins, which can tell nothing older than record `first` again. What is
+    /// missing before it was in the queue of the process that ended.
+    pub fn begin_at(&mut self, first: u64) {
+        let missing = first.saturating_sub(self.taken + 1);
+        if self.taken != 0 && missing != 0 {
+            self.lost += missing;
+            self.taken = first - 1;
+        }
+    }
+
     /// Opens the file's name again: it was rotated away.
     pub fn reopen(&self) {
         self.shared.lock().reopen = true;
@@ -306,7 +316,7 @@ fn open(path: &Path, stream: &str) -> io::Result<(File, Option<u64>)> {
     let from = len.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
-    Read::take(&mut file, TAIL).read_to_end(&mut tail)?;
+    io::Read::take(&mut file, TAIL).read_to_end(&mut tail)?;
     let whole = tail
         .iter()
         .rposition(|byte| *byte == b'\n')
@@ -416,7 +426,8 @@ mod tests {
     #[test]
     fn a_file_that_takes_nothing_costs_the_newest_and_ends_in_time() {
         // Every write fails with ENOSPC.
-        let mut sink = FileSink::open(Path::new("/dev/full"), "s", 100, Mark::none()).expect("a sink");
+        let mut sink =
+            FileSink::open(Path::new("/dev/full"), "s", 100, Mark::none()).expect("a sink");
         sink.push(&batch(1..=9));
         assert!(sink.lost > 0 && sink.take_lost().is_none());
         sink.finish(Duration::from_millis(10));

@@ -23,9 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf as _, BytesMut};
 use super::Batch;
 use crate::state::Mark;
+use bytes::{Buf as _, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FileType, Mode, OFlags, fstat, open},
@@ -205,6 +205,12 @@ impl StdoutSink {
             self.queued.pop_front();
         }
         whole.map_or(Ok(()), |seq| self.mark.store(seq))
+    }
+
+    /// A new process begins, which can tell nothing older than record `first` again. What is
+    /// missing before it was in the queue of the process that ended.
+    pub fn begin_at(&mut self, first: u64) {
+        self.lost += self.mark.skip_to(first);
     }
 
     /// Number of the newest record that is written.

@@ -1,8 +1,10 @@
 //! The journal: a recording that is written ahead, and where it left off.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{BufReader, Seek as _, SeekFrom},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -35,7 +37,13 @@ pub struct Journal {
 pub struct Left {
     path: PathBuf,
     player: Player<BufReader<File>>,
-    pub header: Header,
+    last: Last,
+    /// Number of the first record that follows from its entries.
+    pub next_seq: u64,
+    /// Losses that were told before them.
+    pub told: BTreeMap<String, u64>,
+    /// When the newest record before them was made.
+    pub last_record: BootNs,
 }
 
 /// How it ended, as its last entries tell.
@@ -61,7 +69,13 @@ impl Journal {
 
     fn replace(path: &Path, header: &Header<&Machine>) -> anyhow::Result<Self> {
         let new = path.with_extension("new");
-        let recorder = File::create(&new)
+        // It holds command lines.
+        let recorder = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
             .and_then(|file| Recorder::new(file, header))
             .with_context(|| format!("cannot write {}", new.display()))?;
         fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))?;
@@ -117,24 +131,34 @@ impl Journal {
 }
 
 impl Left {
-    /// What is in `state`; `None` where nothing is, or nothing that this tracer can go on with. That
-    /// is kept aside then.
+    /// What is in `state`, and the engine that its entries are for; `None` where nothing is, or
+    /// nothing that this tracer can go on with. That is kept aside then.
     ///
     /// # Errors
     ///
     /// Those of reading.
-    pub fn find(state: &Path) -> anyhow::Result<Option<Self>> {
+    pub fn find(state: &Path) -> anyhow::Result<Option<(Self, Engine)>> {
         let path = state.join("journal");
         let file = match File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.with_context(|| format!("cannot read {}", path.display()))?,
         };
         match Player::new(BufReader::with_capacity(1 << 16, file)) {
-            Ok((player, header)) => Ok(Some(Self {
-                path,
-                player,
-                header,
-            })),
+            Ok((player, header)) => {
+                let left = Self {
+                    path,
+                    player,
+                    last: Last {
+                        raw: None,
+                        stopped: header.stopped,
+                        unfinished: header.unfinished,
+                    },
+                    next_seq: header.next_seq,
+                    told: header.told.clone(),
+                    last_record: header.last_record,
+                };
+                Ok(Some((left, header.into_engine())))
+            }
             Err(RecordingError::Io(error)) => {
                 Err(error).with_context(|| format!("cannot read {}", path.display()))
             }
@@ -148,6 +172,18 @@ impl Left {
         }
     }
 
+    /// Whether nothing was told after an orderly end.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn ended_in_order(&self) -> anyhow::Result<bool> {
+        let len = fs::metadata(&self.path)
+            .with_context(|| format!("cannot read {}", self.path.display()))?
+            .len();
+        Ok(self.last.stopped && len == self.player.position())
+    }
+
     /// Gives every entry to `apply`, in order, and goes on with the journal behind the last whole
     /// one.
     ///
@@ -158,10 +194,7 @@ impl Left {
         mut self,
         mut apply: impl FnMut(BootNs, &Entry<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Journal, Last)> {
-        let mut last = Last {
-            unfinished: self.header.unfinished,
-            ..Last::default()
-        };
+        let mut last = self.last;
         let begin = self.player.position();
         let mut good = begin;
         loop {
@@ -170,9 +203,8 @@ impl Left {
                     last.note(&entry);
                     apply(now, &entry)?;
                 }
-                Ok(None) => break,
-                // Its writer was killed: what follows from it has not left.
-                Err(RecordingError::Truncated(_)) => break,
+                // Truncated: its writer was killed, and what follows from the entry has not left.
+                Ok(None) | Err(RecordingError::Truncated(_)) => break,
                 Err(error) => {
                     return Err(error)
                         .with_context(|| format!("cannot read {}", self.path.display()));

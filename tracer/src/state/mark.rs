@@ -53,6 +53,17 @@ impl Mark {
         self.seq
     }
 
+    /// Goes on with record `first`; says how many before it are missing. A sink that had nothing yet
+    /// begins there, and misses nothing.
+    pub const fn skip_to(&mut self, first: u64) -> u64 {
+        let missing = first.saturating_sub(self.seq + 1);
+        if self.seq == 0 || missing == 0 {
+            return 0;
+        }
+        self.seq = first - 1;
+        missing
+    }
+
     /// Everything up to `seq` is written.
     ///
     /// # Errors

@@ -141,9 +141,10 @@ impl State {
     pub fn set_pinned(&self, pinned: Option<&Pinned>) -> anyhow::Result<()> {
         let path = self.path.join(PINS);
         let done = match pinned {
-            Some(pinned) => {
-                replace(&path, &serde_json::to_vec(pinned).context("cannot write pins")?)
-            }
+            Some(pinned) => replace(
+                &path,
+                &serde_json::to_vec(pinned).context("cannot write pins")?,
+            ),
             None => match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 done => done,

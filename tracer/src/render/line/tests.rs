@@ -34,7 +34,9 @@ impl Dice {
     /// Numbers of every size, 0 often.
     fn number(&mut self) -> u64 {
         let shift = self.below(80);
-        self.roll().checked_shr(u32::try_from(shift).expect("small")).unwrap_or(0)
+        self.roll()
+            .checked_shr(u32::try_from(shift).expect("small"))
+            .unwrap_or(0)
     }
 
     fn small(&mut self) -> u32 {
