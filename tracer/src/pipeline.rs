@@ -47,6 +47,7 @@ use self::{
     wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
 };
 use crate::{
+    clock::{Reading, Watch},
     decode::{What, decode},
     engine::{Engine, Entry},
     enrich::{Source, Sources},
@@ -109,6 +110,7 @@ enum Wake {
     Socket,
     HangUp,
     ClockSet,
+    Clock(Reading),
     Timer,
     Terminate,
 }
@@ -125,6 +127,7 @@ struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
+    clock: Watch,
     /// Standard output once more, to learn that its reader is gone while nothing is written.
     hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
@@ -155,6 +158,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Stdout => live.core.flush()?,
             Wake::Socket => live.core.serve_socket(),
             Wake::ClockSet => live.clock_was_set()?,
+            Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
@@ -220,6 +224,7 @@ impl Live {
             _programs: programs,
             hierarchies: parts.hierarchies,
             clock_set: poll_for(clock_set, Interest::READABLE)?,
+            clock: Watch::start().context("cannot watch the clock")?,
             hang_up,
             processes: parts.processes,
             started: Some(parts.started),
@@ -264,6 +269,7 @@ impl Live {
             () = socket_ready(self.core.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
+            reading = self.clock.changed() => Wake::Clock(reading),
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)
@@ -371,6 +377,7 @@ impl Live {
             tracing::debug!(%error, "the wall clock was set");
         }
         arm(self.clock_set.get_ref())?;
+        self.clock.look();
         self.core.entry(&Entry::Offset(wall_offset()))
     }
 

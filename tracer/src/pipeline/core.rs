@@ -8,6 +8,7 @@ use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
 use crate::{
+    clock::Reading,
     decode::{RawEvent, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
@@ -17,7 +18,7 @@ use crate::{
     lifecycle::{Action, Metadata},
     metadata::Question,
     reconcile,
-    record::{Kind, Node, Record},
+    record::{Clock, Kind, Node, Record},
     recording::Recorder,
     sink::{
         socket::SocketSink,
@@ -125,6 +126,28 @@ impl Core {
             ..Node::default()
         };
         self.node(Kind::NodeGap, Box::new(node))
+    }
+
+    /// `node.clock`: how far the wall clock can be trusted, where that changed.
+    pub(super) fn tell_clock(&mut self, reading: Reading) -> anyhow::Result<()> {
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = &self.uplink {
+            uplink.set_clock(crate::uplink::Clock {
+                synchronized: reading.synchronized,
+                max_error_us: reading.max_error_us,
+                source: reading.source.as_str().to_owned(),
+            });
+        }
+        let node = Node {
+            clock: Some(Clock {
+                synchronized: reading.synchronized,
+                max_error_us: reading.max_error_us,
+                source: reading.source.as_str().to_owned(),
+            }),
+            ..Node::default()
+        };
+        self.node(Kind::NodeClock, Box::new(node))?;
+        self.flush()
     }
 
     pub(super) fn read_freezers(&mut self) -> anyhow::Result<()> {
