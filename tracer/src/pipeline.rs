@@ -58,6 +58,7 @@ use self::{
     wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
 };
 use crate::{
+    clock::{Reading, Watch},
     engine::{Engine, Entry},
     enrich::{Source, Sources},
     filter::Filter,
@@ -123,6 +124,7 @@ enum Wake {
     Reload,
     HangUp,
     ClockSet,
+    Clock(Reading),
     Timer,
     Terminate,
 }
@@ -136,6 +138,7 @@ struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
+    clock: Watch,
     /// Standard output once more, to learn that its reader is gone while nothing is written.
     hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
@@ -186,6 +189,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Socket => live.core.serve_socket(),
             Wake::Scanned(snapshot) => live.scanned(snapshot)?,
             Wake::ClockSet => live.clock_was_set()?,
+            Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::Reload => live.reload(),
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
@@ -220,6 +224,7 @@ impl Live {
             () = socket_ready(self.core.outlets.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
+            reading = self.clock.changed() => Wake::Clock(reading),
             _ = signals.hangup.recv() => Wake::Reload,
             () = until(timer) => Wake::Timer,
         };
@@ -289,6 +294,7 @@ impl Live {
             tracing::debug!(%error, "the wall clock was set");
         }
         arm(self.clock_set.get_ref())?;
+        self.clock.look();
         self.core.entry(&Entry::Offset(wall_offset()))
     }
 

@@ -10,6 +10,7 @@ use super::{
     poll_for,
 };
 use crate::{
+    clock::Watch,
     kernel::{freezers::Freezers, load::Kernel},
     lifecycle,
     record::{Host, Kind, Origin},
@@ -146,6 +147,7 @@ impl Live {
             state: parts.state,
             hierarchies: parts.hierarchies,
             clock_set: poll_for(clock_set, Interest::READABLE)?,
+            clock: Watch::start().context("cannot watch the clock")?,
             hang_up,
             processes: parts.processes,
             scans: super::repair::Scans::default(),

@@ -14,6 +14,7 @@ use tracer_common::CgroupKey;
 
 use super::outlets::Outlets;
 use crate::{
+    clock::Reading,
     decode::{RawEvent, What, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
@@ -21,7 +22,7 @@ use crate::{
     lifecycle::{Action, Metadata},
     metadata::Question,
     reconcile,
-    record::{Kind, Node},
+    record::{Clock, Kind, Node},
     recording::{Header, Recorder},
     state::Journal,
     time::{BootNs, Timestamp, boot_now},
@@ -177,6 +178,22 @@ impl Core {
         let entry = Entry::Node(Kind::NodeGap, Box::new(node));
         self.losses.note(&entry);
         self.entry(&entry)
+    }
+
+    /// `node.clock`: how far the wall clock can be trusted, where that changed.
+    pub(super) fn tell_clock(&mut self, reading: Reading) -> anyhow::Result<()> {
+        let clock = Clock {
+            synchronized: reading.synchronized,
+            max_error_us: reading.max_error_us,
+            source: reading.source.as_str().to_owned(),
+        };
+        self.outlets.set_clock(&clock);
+        let node = Node {
+            clock: Some(clock),
+            ..Node::default()
+        };
+        self.node(Kind::NodeClock, Box::new(node))?;
+        self.flush()
     }
 
     pub(super) fn read_freezers(&mut self) -> anyhow::Result<()> {
