@@ -261,6 +261,17 @@ impl Keep {
         self.process.wait(DEADLINE)
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
+    }
+
     /// Waits for its end.
     pub fn wait(&self) -> Result<ExitStatus> {
         self.process.wait(DEADLINE)

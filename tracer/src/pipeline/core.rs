@@ -336,6 +336,16 @@ impl Core {
         Ok(())
     }
 
+    /// Begins a new journal because the head of the old one does not hold any more.
+    pub(super) fn begin_journal_again(&mut self, unfinished: bool) -> anyhow::Result<()> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        let mut head = head(&self.engine, &self.losses);
+        head.unfinished = unfinished;
+        journal.begin_again(&head)
+    }
+
     /// The end: the journal is the table alone, on disk.
     pub(super) fn close_journal(&mut self) -> anyhow::Result<()> {
         let unfinished = self.losses.repair || self.meanwhile.is_some();
