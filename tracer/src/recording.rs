@@ -27,6 +27,8 @@ use crate::{
 
 const MAGIC: &[u8; 17] = b"tracer-recording\n";
 const VERSION: u32 = 1;
+/// No stream gets there; beyond it the numbers of a recording's records would overflow.
+const MAX_SEQ: u64 = 1 << 62;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
 const MAX_ENTRY: u32 = 256 << 20;
 
@@ -221,6 +223,10 @@ impl<R: Read> Player<R> {
         if header.big_endian != cfg!(target_endian = "big") {
             return Err(RecordingError::ByteOrder);
         }
+        if header.next_seq > MAX_SEQ {
+            let why = format!("{} is no number of a record", header.next_seq);
+            return Err(RecordingError::Entry(at, why));
+        }
         Ok((player, header))
     }
 
@@ -329,5 +335,45 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
             Ok(Entry::Offset(WallOffset(u64::from_le_bytes(bytes))))
         }
         other => Err(format!("unknown tag {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(next_seq: u64) -> Vec<u8> {
+        let host = lifecycle::Host {
+            boot_id: "b".into(),
+            hierarchies: Vec::new(),
+            freezer: None,
+            processes: false,
+        };
+        let renderer = Renderer {
+            stream: "s".into(),
+            host: Arc::new(Host {
+                name: "h".to_owned(),
+                id: None,
+                boot_id: "b".to_owned(),
+            }),
+            offset: WallOffset(0),
+            hierarchies: std::collections::BTreeMap::new(),
+        };
+        let mut file = Vec::new();
+        let header = Header::new(&host, &renderer, next_seq);
+        Recorder::new(&mut file, &header).expect("a recording");
+        file
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_refused() {
+        assert!(Player::new(&*header(MAX_SEQ)).is_ok());
+        for beyond in [MAX_SEQ + 1, u64::MAX] {
+            let error = Player::new(&*header(beyond)).expect_err("no number");
+            assert!(
+                error.to_string().contains("no number of a record"),
+                "{error}"
+            );
+        }
     }
 }
