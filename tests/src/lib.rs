@@ -34,6 +34,7 @@ pub mod raw;
 pub mod record;
 pub mod runtimes;
 pub mod tracer;
+pub mod upstream;
 pub mod wait;
 
 pub use anyhow::{Context, Result, ensure};

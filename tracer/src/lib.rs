@@ -34,5 +34,10 @@ pub mod record;
 pub mod recording;
 pub mod render;
 pub mod sink;
+pub mod state;
 pub mod status;
 pub mod time;
+#[cfg(feature = "upstream")]
+pub mod uplink;
+#[cfg(feature = "upstream")]
+pub mod upstream;

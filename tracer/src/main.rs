@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Ps(args) => commands::ps::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Schema => commands::schema::run(),
+        Command::Unload(args) => commands::unload::run(&args),
+        Command::LoadPrograms => commands::unload::load_programs(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

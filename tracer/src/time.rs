@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct BootNs(pub u64);
 
 impl BootNs {
@@ -27,7 +29,7 @@ impl BootNs {
 pub struct Timestamp(pub u64);
 
 /// What is added to [`BootNs`] to get a [`Timestamp`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallOffset(pub u64);
 
 impl WallOffset {

@@ -1,6 +1,7 @@
 //! One file per verb. A command returns what ended it; `main` turns that into the exit status.
 
 mod ask;
+mod attach;
 pub mod doctor;
 pub mod events;
 pub mod identify;
@@ -10,6 +11,7 @@ pub mod replay;
 pub mod run;
 pub mod schema;
 mod survey;
+pub mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
