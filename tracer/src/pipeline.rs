@@ -34,6 +34,7 @@ mod begin;
 mod core;
 mod outlets;
 mod repair;
+mod service;
 mod wait;
 
 use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, time::Duration};
@@ -121,6 +122,7 @@ enum Wake {
     Socket,
     Scanned(Snapshot),
     Reload,
+    Alive,
     HangUp,
     ClockSet,
     Timer,
@@ -141,6 +143,7 @@ struct Live {
     processes: bool,
     answers: mpsc::Receiver<Answer>,
     scans: repair::Scans,
+    service: service::Service,
     /// Keep the programs attached.
     _links: Vec<FdLink>,
     /// Nobody else may use it.
@@ -173,6 +176,7 @@ impl Signals {
 pub async fn run(parts: Parts) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     let mut live = Live::begin(parts)?;
+    service::ready();
     let end = loop {
         if live.core.outlets.reader == Reader::Gone {
             break End::ReaderGone;
@@ -187,10 +191,12 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Scanned(snapshot) => live.scanned(snapshot)?,
             Wake::ClockSet => live.clock_was_set()?,
             Wake::Reload => live.reload(),
+            Wake::Alive => service::alive(),
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
     };
+    service::stopping();
     live.stop(end)?;
     Ok(end)
 }
@@ -221,6 +227,7 @@ impl Live {
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
             _ = signals.hangup.recv() => Wake::Reload,
+            () = self.service.due() => Wake::Alive,
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)

@@ -302,7 +302,8 @@ impl<R: Read> Player<R> {
         if header.big_endian != cfg!(target_endian = "big") {
             return Err(RecordingError::ByteOrder);
         }
-        if header.next_seq > MAX_SEQ {
+        let table = header.table.as_ref().map_or(0, Machine::next_seq);
+        if header.next_seq.max(table) > MAX_SEQ {
             let why = format!("{} is no number of a record", header.next_seq);
             return Err(RecordingError::Entry(at, why));
         }
@@ -442,11 +443,11 @@ mod tests {
                 boot_id: "b".to_owned(),
             }),
             offset: WallOffset(0),
-            hierarchies: std::collections::BTreeMap::new(),
+            hierarchies: BTreeMap::new(),
         };
+        let engine = Engine::new(Machine::new(host, next_seq), renderer);
         let mut file = Vec::new();
-        let header = Header::new(&host, &renderer, next_seq);
-        Recorder::new(&mut file, &header).expect("a recording");
+        Recorder::new(&mut file, &Header::of(&engine)).expect("a recording");
         file
     }
 
@@ -455,10 +456,8 @@ mod tests {
         assert!(Player::new(&*header(MAX_SEQ)).is_ok());
         for beyond in [MAX_SEQ + 1, u64::MAX] {
             let error = Player::new(&*header(beyond)).expect_err("no number");
-            assert!(
-                error.to_string().contains("no number of a record"),
-                "{error}"
-            );
+            let told = error.to_string();
+            assert!(told.contains("no number of a record"), "{told}");
         }
     }
 }

@@ -167,14 +167,19 @@ fn build(fuzzer: &Fuzzer, targets: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `cargo fuzz` without cargo in front of it: it takes compiler and cargo from the environment.
+/// `cargo fuzz` without cargo in front of it: it takes cargo from `PATH`, and that the compiler
+/// from the environment.
 fn cargo_fuzz(fuzzer: &Fuzzer) -> Command {
     let Compiler { cargo, rustc, .. } = &fuzzer.compiler;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let first = cargo.parent().map(PathBuf::from);
+    let dirs = first.into_iter().chain(std::env::split_paths(&path));
+    let path = std::env::join_paths(dirs).unwrap_or_else(|_unusable| path.clone());
     let mut command = Command::new(&fuzzer.cargo_fuzz);
     command
         .arg("fuzz")
         .current_dir(workspace::root())
-        .env("CARGO", cargo)
+        .env("PATH", path)
         .env("RUSTC", rustc)
         // Sanitizers are for nightlies; a release compiler takes them with this, here alone.
         .env("RUSTC_BOOTSTRAP", "1")

@@ -1,5 +1,5 @@
-//! Any bytes as a recording, replayed to its end: `seq` has no hole, every line is JSON, the same
-//! bytes give the same lines.
+//! Any bytes as a recording, replayed to its end: `seq` has no hole, every line is JSON and what
+//! serde makes of the record, the same bytes give the same lines.
 
 #![no_main]
 
@@ -28,19 +28,21 @@ fuzz_target!(|file: &[u8]| {
 });
 
 fn replay(file: &[u8]) -> Vec<u8> {
-    let mut lines = Vec::new();
+    let (mut lines, mut by_serde) = (Vec::new(), Vec::new());
     let Ok((mut player, header)) = Player::new(file) else {
         return lines;
     };
-    let mut engine = header.engine();
+    let mut engine = header.into_engine();
     while let Ok(Some((now, entry))) = player.entry() {
         let stepped = engine.step(now, &entry, |renderer, effect| {
             if let Effect::Event(event) = effect {
-                write_line(&renderer.record(&event, now), &mut lines).expect("JSON");
+                renderer.line(&event, now, &mut lines);
+                write_line(&renderer.record(&event, now), &mut by_serde).expect("JSON");
             }
         });
         // A record that cannot be read is counted and has no effect.
         let _ = stepped;
     }
+    assert!(lines == by_serde, "{}", String::from_utf8_lossy(&by_serde));
     lines
 }

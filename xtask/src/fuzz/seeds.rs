@@ -232,7 +232,7 @@ const CONFIGURATIONS: &[&str] = &[
 /// prototype, a pointer to it, the typedef of a tracepoint, an enum.
 fn btf() -> Vec<Seed> {
     let blobs = [
-        blob(&TYPES[..3], NAMES),
+        blob(TYPES.split_at(3).0, NAMES),
         blob(TYPES, NAMES),
         blob(TYPES, b"\0"),
     ];

@@ -141,9 +141,11 @@ fn time(text: &str) -> Option<Timestamp> {
         (sign, offset) => (sign == "+", offset),
     };
     let (hours, minutes) = offset.split_once(':')?;
-    let number = |text: &str, below: u64| text.parse().ok().filter(|value| *value < below);
-    let minutes: u64 = number(hours, 24)? * 60 + number(minutes, 60)?;
-    let ns = minutes * 60_000_000_000;
+    let number = |text: &str, below: u64| {
+        let value: Option<u64> = text.parse().ok();
+        value.filter(|value| *value < below)
+    };
+    let ns = (number(hours, 24)? * 60 + number(minutes, 60)?) * 60_000_000_000;
     let utc = if east {
         local.0.checked_sub(ns)?
     } else {
