@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read as _,
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::net::UnixDatagram,
     process::{Command, Stdio},
     time::Duration,
@@ -11,11 +11,15 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tracer_tests::{
-    Context, Result, Tracer, created, emptied, ensure, exited, live,
-    raw::{RawContainer, Shape},
-    removed, started,
+    Context, Record, Result, Tracer,
+    command::program,
+    created, emptied, ensure, exited, live,
+    raw::{RawContainer, Shape, random_id},
+    removed,
+    runtimes::{Runc, Spec},
+    started,
     tracer::binary,
-    wait::DEADLINE,
+    wait::{DEADLINE, wait_until},
 };
 
 /// By bit in `linux/capability.h`: `DAC_READ_SEARCH`, `SYS_PTRACE`, `BPF`.
@@ -85,7 +89,7 @@ fn every_thread_has_only_what_is_needed() -> Result<()> {
     // The file is opened again after it was moved.
     fs::rename(&file, at("moved"))?;
     tracer.signal(Signal::HUP)?;
-    tracer_tests::wait::wait_until(DEADLINE, "the file to be there again", || {
+    wait_until(DEADLINE, "the file to be there again", || {
         Ok(fs::metadata(&file).is_ok().then_some(()))
     })?;
     one_life(&mut tracer)?;
@@ -106,6 +110,69 @@ fn less_is_given_up_where_that_is_asked_for() -> Result<()> {
         }
         tracer.stop()?;
     }
+    Ok(())
+}
+
+/// What tracer says of a container of before that has a session of before, when both are killed,
+/// without some capabilities of root's.
+fn session_of_before(without: &str) -> Result<Vec<String>> {
+    let runc = Runc::new()?;
+    let id = random_id()?;
+    let spec = Spec::new(&["/bin/sleep", "1000"]).cgroup(&format!("/docker/{id}"));
+    let container = runc.container(&spec)?;
+    let running = container.run_spawn()?;
+    wait_until(DEADLINE, "the container to run", || {
+        Ok(container.pid().ok().filter(|pid| *pid != 0))
+    })?;
+    let ready = runc.rootfs().join(&id);
+    let script = format!("echo >/{id}; exec sleep 1000");
+    let session = container.exec_spawn(&["/bin/sh", "-c", &script])?;
+    wait_until(DEADLINE, "the session to run", || {
+        Ok(ready.exists().then_some(()))
+    })?;
+    let mut tracer = program("setpriv");
+    tracer.arg(format!("--bounding-set={without}"));
+    tracer.arg(binary());
+    tracer.args(["run", "--format", "json", "--socket", "none"]);
+    let mut tracer = tracer
+        .args(["--container", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let lines = BufReader::new(tracer.stdout.take().context("stdout")?).lines();
+    let mut told = Vec::new();
+    let mut follow = || -> Result<()> {
+        for line in lines {
+            let record = Record::parse(&line?)?;
+            if record.is("node.synced") {
+                container.kill("KILL")?;
+            }
+            told.push(record.kind().to_owned());
+            if record.is("container.emptied") {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let followed = follow();
+    let pid = Pid::from_raw(i32::try_from(tracer.id())?).context("a pid")?;
+    kill_process(pid, Signal::TERM)?;
+    tracer.wait()?;
+    session.finish(DEADLINE)?;
+    running.finish(DEADLINE)?;
+    followed.map(|()| told)
+}
+
+/// `CAP_SYS_PTRACE`: the namespaces of processes that may do more than tracer tell who came into a
+/// container from outside.
+#[test]
+fn without_ptrace_a_session_of_before_would_not_be_known() -> Result<()> {
+    let _live = live!("runc", "setpriv");
+    let ended = |told: &[String]| told.iter().any(|kind| kind == "container.exec_exited");
+    let told = session_of_before("+all")?;
+    ensure!(ended(&told), "{told:?}");
+    let told = session_of_before("-sys_ptrace")?;
+    ensure!(!ended(&told), "it is not needed any more: {told:?}");
     Ok(())
 }
 
