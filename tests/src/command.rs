@@ -163,6 +163,10 @@ impl Process {
         Ok(Self { pid, end })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     pub(crate) fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
         let (status, _) = self
             .end

@@ -34,6 +34,7 @@ pub mod need;
 pub mod raw;
 pub mod record;
 pub mod runtimes;
+pub mod soak;
 pub mod tracer;
 pub mod upstream;
 pub mod wait;

@@ -49,6 +49,12 @@ pub enum Command {
     Schema,
     /// Detach what `run --pin` left attached.
     Unload(UnloadArgs),
+    /// Print what completes commands and options in a shell.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write all of them into a directory.
+    Man(ManArgs),
+    /// Print a hardened unit for systemd.
+    Unit,
     /// Load and attach the programs for a daemon, which starts this itself.
     #[command(name = "load-programs", hide = true)]
     LoadPrograms,
@@ -111,6 +117,10 @@ pub struct RunArgs {
     /// nothing. Needs --state-dir.
     #[arg(long, value_name = "DIR", env = "TRACER_PIN", num_args = 0..=1, default_missing_value = "/sys/fs/bpf/tracer", require_equals = true)]
     pub pin: Option<PathBuf>,
+    /// What is given up once the programs are attached: capabilities and system calls that are not
+    /// needed, the capabilities alone, or nothing [default: full]
+    #[arg(long, value_enum, env = "TRACER_SANDBOX")]
+    pub sandbox: Option<SandboxArg>,
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -295,6 +305,34 @@ pub enum FormatArg {
     CloudEvents,
     /// The lines of `docker events --format '{{json .}}'`, for every runtime.
     Docker,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Whose page; without it that of tracer itself.
+    pub command: Option<String>,
+    /// Write the pages of all commands into this directory.
+    #[arg(long = "all", value_name = "DIR", conflicts_with = "command")]
+    pub directory: Option<PathBuf>,
+}
+
+/// How far the daemon shuts itself in once the programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxArg {
+    /// Capabilities and system calls that are not needed are given up.
+    #[default]
+    Full,
+    /// Only the capabilities.
+    Capabilities,
+    /// Nothing is given up.
+    None,
 }
 
 /// For commands that answer once: text for eyes, or JSON.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tracer_common::COMM_LEN;
 
 use crate::{
-    cli::{FilterArgs, FormatArg, RunArgs},
+    cli::{FilterArgs, FormatArg, RunArgs, SandboxArg},
     filter::Filter,
     record::Kind,
     sink::socket::Choice,
@@ -26,6 +26,7 @@ pub struct Config {
     pub socket_group: Option<String>,
     pub history_bytes: usize,
     pub record: Option<PathBuf>,
+    pub sandbox: SandboxArg,
     pub file: Option<PathBuf>,
     pub stdout: bool,
     pub state_dir: Option<PathBuf>,
@@ -53,6 +54,7 @@ struct File {
     stdout: Option<bool>,
     state_dir: Option<PathBuf>,
     pin: Option<PathBuf>,
+    sandbox: Option<SandboxArg>,
     #[cfg(feature = "upstream")]
     upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
@@ -138,6 +140,7 @@ impl Config {
             record: args.record,
             file: args.file.or(file.file),
             stdout: args.stdout.or(file.stdout).unwrap_or(true),
+            sandbox: args.sandbox.or(file.sandbox).unwrap_or_default(),
             state_dir,
             pin,
             #[cfg(feature = "upstream")]

@@ -34,6 +34,7 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+pub mod sandbox;
 pub mod sink;
 pub mod state;
 pub mod status;

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Schema => commands::schema::run(),
         Command::Unload(args) => commands::unload::run(&args),
+        Command::Completions(args) => commands::texts::completions(&args),
+        Command::Man(args) => commands::texts::man(&args),
+        Command::Unit => commands::texts::unit(),
         Command::LoadPrograms => commands::unload::load_programs(),
     };
     match done {

@@ -34,6 +34,7 @@ mod begin;
 mod core;
 mod outlets;
 mod repair;
+mod service;
 mod wait;
 
 use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, time::Duration};
@@ -122,6 +123,7 @@ enum Wake {
     Socket,
     Scanned(Snapshot),
     Reload,
+    Alive,
     HangUp,
     ClockSet,
     Clock(Reading),
@@ -144,6 +146,7 @@ struct Live {
     processes: bool,
     answers: mpsc::Receiver<Answer>,
     scans: repair::Scans,
+    service: service::Service,
     /// Keep the programs attached.
     _links: Vec<FdLink>,
     /// Nobody else may use it.
@@ -176,6 +179,7 @@ impl Signals {
 pub async fn run(parts: Parts) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     let mut live = Live::begin(parts)?;
+    service::ready();
     let end = loop {
         if live.core.outlets.reader == Reader::Gone {
             break End::ReaderGone;
@@ -191,10 +195,12 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::ClockSet => live.clock_was_set()?,
             Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::Reload => live.reload(),
+            Wake::Alive => service::alive(),
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
     };
+    service::stopping();
     live.stop(end)?;
     Ok(end)
 }
@@ -226,6 +232,7 @@ impl Live {
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
             reading = self.clock.changed() => Wake::Clock(reading),
             _ = signals.hangup.recv() => Wake::Reload,
+            () = self.service.due() => Wake::Alive,
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)

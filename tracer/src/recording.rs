@@ -28,6 +28,8 @@ use crate::{
 
 const MAGIC: &[u8; 17] = b"tracer-recording\n";
 const VERSION: u32 = 1;
+/// No stream gets there; beyond it the numbers of a recording's records would overflow.
+const MAX_SEQ: u64 = 1 << 62;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
 const MAX_ENTRY: u32 = 256 << 20;
 
@@ -300,6 +302,11 @@ impl<R: Read> Player<R> {
         if header.big_endian != cfg!(target_endian = "big") {
             return Err(RecordingError::ByteOrder);
         }
+        let table = header.table.as_ref().map_or(0, Machine::next_seq);
+        if header.next_seq.max(table) > MAX_SEQ {
+            let why = format!("{} is no number of a record", header.next_seq);
+            return Err(RecordingError::Entry(at, why));
+        }
         Ok((player, header))
     }
 
@@ -414,5 +421,43 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
             Ok(Entry::Offset(WallOffset(u64::from_le_bytes(bytes))))
         }
         other => Err(format!("unknown tag {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(next_seq: u64) -> Vec<u8> {
+        let host = lifecycle::Host {
+            boot_id: "b".into(),
+            hierarchies: Vec::new(),
+            freezer: None,
+            processes: false,
+        };
+        let renderer = Renderer {
+            stream: "s".into(),
+            host: Arc::new(Host {
+                name: "h".to_owned(),
+                id: None,
+                boot_id: "b".to_owned(),
+            }),
+            offset: WallOffset(0),
+            hierarchies: BTreeMap::new(),
+        };
+        let engine = Engine::new(Machine::new(host, next_seq), renderer);
+        let mut file = Vec::new();
+        Recorder::new(&mut file, &Header::of(&engine)).expect("a recording");
+        file
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_refused() {
+        assert!(Player::new(&*header(MAX_SEQ)).is_ok());
+        for beyond in [MAX_SEQ + 1, u64::MAX] {
+            let error = Player::new(&*header(beyond)).expect_err("no number");
+            let told = error.to_string();
+            assert!(told.contains("no number of a record"), "{told}");
+        }
     }
 }

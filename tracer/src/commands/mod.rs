@@ -11,6 +11,7 @@ pub mod replay;
 pub mod run;
 pub mod schema;
 mod survey;
+pub mod texts;
 pub mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};

@@ -23,6 +23,7 @@ use crate::{
     pipeline::{self, Before, Parts, Resumed},
     record::{Node, Program},
     render::Renderer,
+    sandbox,
     sink::{file::FileSink, socket::Bound, stdout::StdoutSink},
     state::{Left, Mark, State},
     time::wall_offset,
@@ -60,6 +61,9 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         boot_id: &now.identity.boot_id,
     };
     let (kernel, pinned) = wanted.attach(state.as_ref(), left.is_some())?;
+    let socket = Bound::new(&config.socket, config.socket_group.as_deref())?;
+    // All that takes privileges is done, and no thread has begun.
+    sandbox::enter(&config);
     let mark = |sink| match &state {
         Some(state) => state.mark(sink),
         None => Ok(Mark::none()),
@@ -87,7 +91,6 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     };
     #[cfg(feature = "upstream")]
     let uplink = uplink(&config, &engine)?;
-    let socket = Bound::new(&config.socket, config.socket_group.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

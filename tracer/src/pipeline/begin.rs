@@ -152,6 +152,7 @@ impl Live {
             hang_up,
             processes: parts.processes,
             scans: super::repair::Scans::default(),
+            service: super::service::Service::new(),
         })
     }
 
