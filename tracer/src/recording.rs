@@ -21,7 +21,7 @@ use crate::{
     engine::{Engine, Entry},
     lifecycle::{self, Metadata, Snapshot},
     record::{Host, Kind, Node, Origin},
-    render::Renderer,
+    render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
@@ -29,6 +29,9 @@ const MAGIC: &[u8; 17] = b"tracer-recording\n";
 const VERSION: u32 = 1;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
 const MAX_ENTRY: u32 = 256 << 20;
+
+/// Up to here a length is taken at its word: nearly every entry, and no memory worth a thought.
+const SMALL_ENTRY: u32 = 64 << 10;
 
 const TAG_RAW: u8 = 1;
 const TAG_FREEZER: u8 = 2;
@@ -102,6 +105,7 @@ impl Header {
             host: Arc::new(self.host.clone()),
             offset: WallOffset(self.offset),
             hierarchies: self.hierarchies.iter().cloned().collect(),
+            written: Written::default(),
         };
         Engine::new(host, renderer, self.next_seq)
     }
@@ -278,6 +282,18 @@ impl<R: Read> Player<R> {
             return Err(RecordingError::Entry(self.at, why));
         }
         self.payload.clear();
+        if len <= SMALL_ENTRY {
+            self.payload.resize(usize::try_from(len).unwrap_or(0), 0);
+            let mut payload = std::mem::take(&mut self.payload);
+            let filled = self.fill(&mut payload);
+            self.payload = payload;
+            return match filled {
+                Ok(true) => Ok(()),
+                Ok(false) if len == 0 => Ok(()),
+                Ok(false) => Err(RecordingError::Truncated(self.at)),
+                Err(error) => Err(error),
+            };
+        }
         let mut limited = (&mut self.from).take(u64::from(len));
         let read = limited.read_to_end(&mut self.payload)?;
         self.at += u64::try_from(read).unwrap_or(0);

@@ -21,7 +21,7 @@ use crate::{
     pipeline::{self, Parts},
     record::{Host, Node, Program},
     recording::{Header, Recorder},
-    render::Renderer,
+    render::{Renderer, Written},
     sink::{socket::Bound, stdout::StdoutSink},
     time::wall_offset,
 };
@@ -150,6 +150,7 @@ fn engine(config: &Config, identity: Host, hierarchies: &Hierarchies) -> Engine 
         host: Arc::new(identity),
         offset: wall_offset(),
         hierarchies: names,
+        written: Written::default(),
     };
     Engine::new(host, renderer, FIRST_SEQ)
 }

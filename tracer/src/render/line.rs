@@ -1,7 +1,8 @@
 //! From an [`Event`] straight to its line of JSON: what every event pays.
 //!
 //! Byte for byte what serde makes of [`Renderer::record`], without the record in between: nothing is
-//! allocated, texts are copied once, numbers are written in place. The types of [`crate::record`]
+//! allocated, texts are copied once, numbers are written in place, and what was written of the host
+//! and of a container is kept for its next line ([`super::written`]). The types of [`crate::record`]
 //! stay the schema and the parser; a property test holds this file to them, field by field and in
 //! their order, over events of every type with hostile texts.
 //!
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::{Renderer, arguments, known, latency, text};
 use crate::{
-    lifecycle::{Actor, Event, Subject},
+    lifecycle::{Actor, Event, Identity, Subject},
     record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
@@ -31,15 +32,24 @@ impl Renderer {
         json.raw(r#"","seq":"#);
         json.number(event.seq);
         json.raw(r#","time":"#);
-        json.time(self.offset.at(event.time));
-        json.raw(r#","type":""#);
+        json.raw("\"");
+        self.written.time(self.offset.at(event.time), json.0);
+        json.raw(r#"","type":""#);
         json.raw(event.kind.as_str());
         json.raw(r#"","origin":""#);
         json.raw(origin(event.origin));
         json.raw(r#"","host":"#);
-        json.host(&self.host);
+        self.written
+            .host(&self.host, json.0, |to| Json(to).host(&self.host));
         if let Some(subject) = &event.container {
-            json.subject(subject);
+            let identity = &subject.identity;
+            self.written.subject(
+                identity,
+                json.0,
+                |to| Json(to).identity(identity),
+                |to| Json(to).progress(subject),
+                |to| Json(to).surroundings(identity),
+            );
         }
         if let Some(process) = &event.process {
             json.process(process);
@@ -190,9 +200,8 @@ impl Json<'_> {
         self.raw("}");
     }
 
-    /// The fields `container`, `k8s` and `cgroup`.
-    fn subject(&mut self, subject: &Subject) {
-        let identity = &subject.identity;
+    /// `container` up to its state.
+    fn identity(&mut self, identity: &Identity) {
         self.raw(r#","container":{"id":"#);
         self.text(&identity.id);
         self.raw(r#","instance":"#);
@@ -223,10 +232,18 @@ impl Json<'_> {
         if identity.sandbox {
             self.raw(r#","sandbox":true"#);
         }
+    }
+
+    /// What events change of `container`.
+    fn progress(&mut self, subject: &Subject) {
         self.raw(r#","state":""#);
         self.raw(state(subject.state));
         self.raw(r#"","version":"#);
         self.number(subject.version);
+    }
+
+    /// The rest of `container`, `k8s` and `cgroup`.
+    fn surroundings(&mut self, identity: &Identity) {
         self.parents(&identity.parents);
         self.raw("}");
         if let Some(k8s) = &identity.k8s {
@@ -330,19 +347,30 @@ impl Json<'_> {
     }
 }
 
-/// Bytes that are judged together: what a vector register holds.
-const LANE: usize = 16;
-
-/// Whether the text is ASCII that JSON takes as it is.
+/// Whether the text is ASCII that JSON takes as it is: by lanes of a vector register, of which the
+/// last two may overlap.
 fn is_plain(text: &[u8]) -> bool {
-    // No `all`: it would stop, and so look, at every byte.
-    let plain = |lane: &[u8]| {
-        lane.iter().fold(true, |plain, byte| {
-            plain & (0x20..0x80).contains(byte) & (*byte != b'"') & (*byte != b'\\')
-        })
-    };
-    let (lanes, rest) = text.as_chunks::<LANE>();
-    lanes.iter().all(|lane| plain(lane)) && plain(rest)
+    if let Some(last) = text.last_chunk::<LANE>() {
+        let (lanes, _) = text.as_chunks::<LANE>();
+        lanes.iter().all(all_plain) && all_plain(last)
+    } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        all_plain::<HALF>(first) && all_plain::<HALF>(last)
+    } else {
+        text.iter().copied().all(is_plain_byte)
+    }
+}
+
+const LANE: usize = 16;
+const HALF: usize = LANE / 2;
+
+fn all_plain<const N: usize>(lane: &[u8; N]) -> bool {
+    // Not `all`, which would stop, and so look, at every byte.
+    lane.iter()
+        .fold(true, |plain, byte| plain & is_plain_byte(*byte))
+}
+
+const fn is_plain_byte(byte: u8) -> bool {
+    (byte >= 0x20) & (byte < 0x80) & (byte != b'"') & (byte != b'\\')
 }
 
 const fn origin(origin: Origin) -> &'static str {
