@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run`, `test` and `kernels`.
+//! The repository's own commands: `cargo xtask build`, `run`, `test`, `bench` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -10,6 +10,8 @@
 //!    │                                ▲
 //!    ▼                                │
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
+//!
+//!  bench ──▶ build, mounts (what tracer costs, and how soon it tells)
 //!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
 //! ```
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod command;
 mod ebpf;
@@ -52,6 +55,7 @@ struct Cli {
 /// One variant per verb, one file per variant.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Bench(bench::Args),
     Build(build::Args),
     Kernels(kernels::Args),
     Run(run::Args),
@@ -60,6 +64,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Bench(args) => bench::main(&args),
         Verb::Build(args) => build::main(&args),
         Verb::Kernels(args) => kernels::main(&args),
         Verb::Run(args) => run::main(&args),

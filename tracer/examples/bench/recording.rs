@@ -163,7 +163,10 @@ impl Life {
             2 => self.metadata(to)?,
             3 => to.fork(self.home, &init, differs)?,
             4 => {
-                let init = Task { comm: b"nginx", ..init };
+                let init = Task {
+                    comm: b"nginx",
+                    ..init
+                };
                 to.exec(self.home, &init, landed | differs, b"/usr/sbin/nginx")?;
             }
             5 => to.exec(self.home, &session, landed | differs, b"/bin/sh")?,
@@ -171,7 +174,10 @@ impl Life {
             7 => to.state(kind::CGROUP_FROZEN, self.root, 1)?,
             8 => to.state(kind::CGROUP_FROZEN, self.root, 0)?,
             9 => {
-                let init = Task { comm: b"nginx", ..init };
+                let init = Task {
+                    comm: b"nginx",
+                    ..init
+                };
                 to.exit(self.home, &init, 9, flags::TRACKED | flags::LANDED)?;
             }
             10 => to.state(kind::CGROUP_POPULATED, self.root, 0)?,

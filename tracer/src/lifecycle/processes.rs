@@ -146,7 +146,9 @@ impl Machine {
             self.container_of(exec.cgroup)
         };
         let Some(root) = root else { return };
-        let parent_inside = self.container_of(exec.parent_cgroup) == Some(root);
+        // Nearly always the same cgroup, which was looked up a moment ago.
+        let parent_inside = exec.parent_cgroup == exec.cgroup
+            || self.container_of(exec.parent_cgroup) == Some(root);
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };

@@ -14,7 +14,7 @@ use std::{cell::Cell, fmt, sync::Arc};
 use crate::{lifecycle::Identity, record::Host, time::Timestamp};
 
 /// Containers whose part is kept.
-const SLOTS: usize = 256;
+const SLOTS: usize = 1024;
 
 /// Longer parts (of many labels) are not kept, bytes.
 const MAX_KEPT: usize = 4096;
@@ -104,7 +104,12 @@ impl Written {
     }
 
     /// Appends what `write` makes of the host, from memory if it is there.
-    pub(super) fn host(&self, host: &Arc<Host>, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn host(
+        &self,
+        host: &Arc<Host>,
+        to: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let kept = self.host.take().filter(|(kept, _)| Arc::ptr_eq(kept, host));
         let kept = kept.unwrap_or_else(|| {
             let mut bytes = Vec::new();

@@ -35,7 +35,9 @@ impl Dice {
     /// Numbers of every size, 0 often.
     fn number(&mut self) -> u64 {
         let shift = self.below(80);
-        self.roll().checked_shr(u32::try_from(shift).expect("small")).unwrap_or(0)
+        self.roll()
+            .checked_shr(u32::try_from(shift).expect("small"))
+            .unwrap_or(0)
     }
 
     fn small(&mut self) -> u32 {
@@ -218,12 +220,12 @@ fn every_event_is_written_as_serde_writes_its_record() {
     }
 }
 
-/// The bounds that a lane's width makes interesting, each byte in each place.
+/// The bounds that a word's width makes interesting, each byte in each place.
 #[test]
 fn plain_is_what_needs_no_escape() {
     for byte in 0..=u8::MAX {
         let plain = (0x20..0x80).contains(&byte) && byte != b'"' && byte != b'\\';
-        for len in [1, HALF - 1, HALF, HALF + 1, LANE - 1, LANE, LANE + 1, 3 * LANE + 5] {
+        for len in [1, WORD - 1, WORD, WORD + 1, 2 * WORD, 3 * WORD + 5] {
             for place in 0..len {
                 let mut text = vec![b'x'; len];
                 text[place] = byte;
