@@ -12,7 +12,7 @@ use crate::{
     decode::{DecodeError, decode},
     lifecycle::{self, Action, Event, Input, Machine, Metadata, Output, Snapshot},
     record::{Host, Kind, Node, Origin, Record},
-    render::Renderer,
+    render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
@@ -132,6 +132,7 @@ impl Engine {
         self.renderer.hierarchies = host.hierarchies.iter().cloned().collect();
         self.renderer.host = Arc::new(identity);
         self.renderer.offset = offset;
+        self.renderer.written = Written::default();
         self.machine.resume(host, &mut self.scratch);
         self.told(effect);
     }

@@ -22,7 +22,7 @@ use crate::{
     engine::{Engine, Entry},
     lifecycle::{self, Machine, Metadata, Snapshot},
     record::{Host, Kind, Node, Origin},
-    render::Renderer,
+    render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
@@ -32,6 +32,9 @@ const VERSION: u32 = 1;
 const MAX_SEQ: u64 = 1 << 62;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
 const MAX_ENTRY: u32 = 256 << 20;
+
+/// Up to here a length is taken at its word: nearly every entry, and no memory worth a thought.
+const SMALL_ENTRY: u32 = 64 << 10;
 
 const TAG_RAW: u8 = 1;
 const TAG_FREEZER: u8 = 2;
@@ -117,6 +120,7 @@ impl Header<Machine> {
             host: Arc::new(self.host),
             offset: WallOffset(self.offset),
             hierarchies: self.hierarchies.into_iter().collect(),
+            written: Written::default(),
         };
         Engine::new(machine, renderer)
     }
@@ -370,6 +374,18 @@ impl<R: Read> Player<R> {
             return Err(RecordingError::Entry(self.at, why));
         }
         self.payload.clear();
+        if len <= SMALL_ENTRY {
+            self.payload.resize(usize::try_from(len).unwrap_or(0), 0);
+            let mut payload = std::mem::take(&mut self.payload);
+            let filled = self.fill(&mut payload);
+            self.payload = payload;
+            return match filled {
+                Ok(true) => Ok(()),
+                Ok(false) if len == 0 => Ok(()),
+                Ok(false) => Err(RecordingError::Truncated(self.at)),
+                Err(error) => Err(error),
+            };
+        }
         let mut limited = (&mut self.from).take(u64::from(len));
         let read = limited.read_to_end(&mut self.payload)?;
         self.at += u64::try_from(read).unwrap_or(0);
@@ -444,6 +460,7 @@ mod tests {
             }),
             offset: WallOffset(0),
             hierarchies: BTreeMap::new(),
+            written: Written::default(),
         };
         let engine = Engine::new(Machine::new(host, next_seq), renderer);
         let mut file = Vec::new();

@@ -8,6 +8,7 @@
 //! ```
 
 mod line;
+mod written;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,6 +23,8 @@ use crate::{
     time::{BootNs, WallOffset},
 };
 
+pub use self::written::Written;
+
 /// Longest text that a container can put into a record, bytes.
 const MAX_TEXT: usize = 4096;
 
@@ -34,6 +37,8 @@ pub struct Renderer {
     pub offset: WallOffset,
     /// Names of hierarchies by id.
     pub hierarchies: BTreeMap<u32, Arc<str>>,
+    /// Parts of lines that were written before.
+    pub written: Written,
 }
 
 impl Renderer {

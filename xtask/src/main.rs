@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run`, `test`, `fuzz` and `kernels`.
+//! The repository's own commands: `cargo xtask build`, `run`, `test`, `fuzz`, `bench` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -10,6 +10,8 @@
 //!    │                                ▲
 //!    ▼                                │
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
+//!
+//!  bench ──▶ build, mounts (what tracer costs, and how soon it tells)
 //!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
 //!    └────▶ fuzz (cargo-fuzz, sanitizers)
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod command;
 mod ebpf;
@@ -54,6 +57,7 @@ struct Cli {
 /// One variant per verb, one file per variant.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Bench(bench::Args),
     Build(build::Args),
     Fuzz(fuzz::Args),
     Kernels(kernels::Args),
@@ -63,6 +67,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Bench(args) => bench::main(&args),
         Verb::Build(args) => build::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Kernels(args) => kernels::main(&args),

@@ -22,7 +22,7 @@ use crate::{
     lifecycle::{self, Machine},
     pipeline::{self, Before, Parts, Resumed},
     record::{Node, Program},
-    render::Renderer,
+    render::{Renderer, Written},
     sandbox,
     sink::{file::FileSink, socket::Bound, stdout::StdoutSink},
     state::{Left, Mark, State},
@@ -147,6 +147,7 @@ fn stream(state: Option<&State>, now: &Resumed) -> anyhow::Result<(Engine, Optio
         host: Arc::new(now.identity.clone()),
         offset: now.offset,
         hierarchies: now.host.hierarchies.iter().cloned().collect(),
+        written: Written::default(),
     };
     let machine = Machine::new(now.host.clone(), FIRST_SEQ);
     Ok((Engine::new(machine, renderer), None))

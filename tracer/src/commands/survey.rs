@@ -59,6 +59,7 @@ pub(super) fn survey() -> Result<Engine, Failure> {
         host: Arc::new(identity),
         offset: wall_offset(),
         hierarchies: names.into_iter().collect::<BTreeMap<_, _>>(),
+        written: crate::render::Written::default(),
     };
     let mut engine = Engine::new(Machine::new(host, 1), renderer);
     let snapshot = reconcile::scan(&hierarchies, &mut Unwatched);

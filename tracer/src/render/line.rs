@@ -1,12 +1,13 @@
 //! From an [`Event`] straight to its line of JSON: what every event pays.
 //!
 //! Byte for byte what serde makes of [`Renderer::record`], without the record in between: nothing is
-//! allocated, texts are copied once, numbers are written in place. The types of [`crate::record`]
+//! allocated, texts are copied once, numbers are written in place, and what was written of the host
+//! and of a container is kept for its next line ([`super::written`]). The types of [`crate::record`]
 //! stay the schema and the parser; a property test holds this file to them, field by field and in
 //! their order, over events of every type with hostile texts.
 //!
-//! Most bytes of a line are texts that need no escape. So a text is first judged as a whole, 16
-//! bytes at a time without a branch between them, and then copied as a whole; only one that holds
+//! Most bytes of a line are texts that need no escape. So a text is first judged as a whole, eight
+//! bytes at a time, and then copied as a whole; only one that holds
 //! a quote, a backslash, a control character or no ASCII goes the slow way, byte by byte.
 //!
 //! What is told seldom (the node's own records, OOM kills, pods, arguments) goes through serde.
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::{Renderer, arguments, known, latency, text};
 use crate::{
-    lifecycle::{Actor, Event, Subject},
+    lifecycle::{Actor, Event, Identity, Subject},
     record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
@@ -31,15 +32,24 @@ impl Renderer {
         json.raw(r#"","seq":"#);
         json.number(event.seq);
         json.raw(r#","time":"#);
-        json.time(self.offset.at(event.time));
-        json.raw(r#","type":""#);
+        json.raw("\"");
+        self.written.time(self.offset.at(event.time), json.0);
+        json.raw(r#"","type":""#);
         json.raw(event.kind.as_str());
         json.raw(r#"","origin":""#);
         json.raw(origin(event.origin));
         json.raw(r#"","host":"#);
-        json.host(&self.host);
+        self.written
+            .host(&self.host, json.0, |to| Json(to).host(&self.host));
         if let Some(subject) = &event.container {
-            json.subject(subject);
+            let identity = &subject.identity;
+            self.written.subject(
+                identity,
+                json.0,
+                |to| Json(to).identity(identity),
+                |to| Json(to).progress(subject),
+                |to| Json(to).surroundings(identity),
+            );
         }
         if let Some(process) = &event.process {
             json.process(process);
@@ -84,22 +94,26 @@ impl Renderer {
 struct Json<'a>(&'a mut Vec<u8>);
 
 impl Json<'_> {
-    /// What needs no escape.
+    /// What needs no escape. Inlined, a constant is stored instead of copied.
+    #[inline]
     fn raw(&mut self, text: &str) {
         self.0.extend_from_slice(text.as_bytes());
     }
 
+    #[inline]
     fn number(&mut self, value: u64) {
         let mut digits = itoa::Buffer::new();
         self.raw(digits.format(value));
     }
 
+    #[inline]
     fn quoted_number(&mut self, value: u64) {
         self.raw("\"");
         self.number(value);
         self.raw("\"");
     }
 
+    #[inline]
     fn truth(&mut self, value: bool) {
         self.raw(if value { "true" } else { "false" });
     }
@@ -111,6 +125,7 @@ impl Json<'_> {
     }
 
     /// A text that is UTF-8, in quotes.
+    #[inline]
     fn text(&mut self, text: &str) {
         self.raw("\"");
         self.escaped(text.as_bytes());
@@ -118,6 +133,7 @@ impl Json<'_> {
     }
 
     /// `name` is the field with its quotes, colon and the comma before it.
+    #[inline]
     fn optional(&mut self, name: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.raw(name);
@@ -190,9 +206,8 @@ impl Json<'_> {
         self.raw("}");
     }
 
-    /// The fields `container`, `k8s` and `cgroup`.
-    fn subject(&mut self, subject: &Subject) {
-        let identity = &subject.identity;
+    /// `container` up to its state.
+    fn identity(&mut self, identity: &Identity) {
         self.raw(r#","container":{"id":"#);
         self.text(&identity.id);
         self.raw(r#","instance":"#);
@@ -223,10 +238,18 @@ impl Json<'_> {
         if identity.sandbox {
             self.raw(r#","sandbox":true"#);
         }
+    }
+
+    /// What events change of `container`.
+    fn progress(&mut self, subject: &Subject) {
         self.raw(r#","state":""#);
         self.raw(state(subject.state));
         self.raw(r#"","version":"#);
         self.number(subject.version);
+    }
+
+    /// The rest of `container`, `k8s` and `cgroup`.
+    fn surroundings(&mut self, identity: &Identity) {
         self.parents(&identity.parents);
         self.raw("}");
         if let Some(k8s) = &identity.k8s {
@@ -334,21 +357,33 @@ impl Json<'_> {
     }
 }
 
-/// Bytes that are judged together: what a vector register holds.
-const LANE: usize = 16;
-
-/// Whether the text is ASCII that JSON takes as it is.
+/// Whether the text is ASCII that JSON takes as it is: by words, of which the last two may overlap.
 fn is_plain(text: &[u8]) -> bool {
-    // No `all`: it would stop, and so look, at every byte.
-    let plain = |lane: &[u8]| {
-        let odd = lane.iter().fold(0_u8, |odd, byte| {
-            let ends_or_escapes = u8::from(*byte == b'"') | u8::from(*byte == b'\\');
-            odd | u8::from(*byte < 0x20) | (*byte & 0x80) | ends_or_escapes
-        });
-        odd == 0
+    let Some(last) = text.last_chunk() else {
+        return text.iter().copied().all(is_plain_byte);
     };
-    let (lanes, rest) = text.as_chunks::<LANE>();
-    lanes.iter().all(|lane| plain(lane)) && plain(rest)
+    let (words, _) = text.as_chunks::<WORD>();
+    words.iter().all(|word| is_plain_word(*word)) && is_plain_word(*last)
+}
+
+const WORD: usize = size_of::<u64>();
+
+/// All eight bytes at once. Each difference has the high bit of a byte set if that byte is below
+/// 0x20, a quote or a backslash; the lowest such byte is always found, and where there is none no
+/// byte borrows from the next.
+const fn is_plain_word(word: [u8; WORD]) -> bool {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; WORD])
+    }
+    let word = u64::from_ne_bytes(word);
+    let control = word.wrapping_sub(each(0x20));
+    let quote = (word ^ each(b'"')).wrapping_sub(each(1));
+    let backslash = (word ^ each(b'\\')).wrapping_sub(each(1));
+    (word | control | quote | backslash) & each(0x80) == 0
+}
+
+const fn is_plain_byte(byte: u8) -> bool {
+    byte >= 0x20 && byte < 0x80 && byte != b'"' && byte != b'\\'
 }
 
 const fn origin(origin: Origin) -> &'static str {

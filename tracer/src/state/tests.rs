@@ -28,6 +28,7 @@ fn engine() -> Engine {
         }),
         offset: WallOffset(7),
         hierarchies: [(0, Arc::from("unified"))].into(),
+        written: crate::render::Written::default(),
     };
     Engine::new(Machine::new(host, 1), renderer)
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     lifecycle::{Identity, OomFacts},
     record::{K8s, Kind, Named, Node, Pod},
+    render::Written,
     time::WallOffset,
 };
 
@@ -195,12 +196,17 @@ fn every_event_is_written_as_serde_writes_its_record() {
             }),
             offset: WallOffset(dice.number() >> 2),
             hierarchies: BTreeMap::from([(0, "unified".into())]),
+            written: Written::default(),
         };
         for kind in Kind::ALL {
             let event = dice.event(*kind);
             let now = BootNs(event.time.0 + dice.below(3));
             let mut line = Vec::new();
             renderer.line(&event, now, &mut line);
+            // Once more, from what was kept of the first time.
+            let mut again = Vec::new();
+            renderer.line(&event, now, &mut again);
+            assert_eq!(line, again, "round {round}, {kind:?}");
             let record = renderer.record(&event, now);
             let mut expected = serde_json::to_vec(&record).expect("a record");
             expected.push(b'\n');
@@ -214,12 +220,12 @@ fn every_event_is_written_as_serde_writes_its_record() {
     }
 }
 
-/// The bounds that a lane's width makes interesting, each byte in each place.
+/// The bounds that a word's width makes interesting, each byte in each place.
 #[test]
 fn plain_is_what_needs_no_escape() {
     for byte in 0..=u8::MAX {
         let plain = (0x20..0x80).contains(&byte) && byte != b'"' && byte != b'\\';
-        for len in [1, LANE - 1, LANE, LANE + 1, 3 * LANE + 5] {
+        for len in [1, WORD - 1, WORD, WORD + 1, 2 * WORD, 3 * WORD + 5] {
             for place in 0..len {
                 let mut text = vec![b'x'; len];
                 text[place] = byte;

@@ -29,6 +29,7 @@ fn engine() -> Engine {
         }),
         offset: WallOffset(0),
         hierarchies: BTreeMap::new(),
+        written: crate::render::Written::default(),
     };
     Engine::new(crate::lifecycle::Machine::new(host, 1), renderer)
 }
