@@ -1,11 +1,14 @@
 //! The configuration, checked: file, then environment, then flags, in rising order.
 
+mod runtimes;
+
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 use tracer_common::COMM_LEN;
 
+pub use self::runtimes::Runtimes;
 use crate::{
     cli::{FilterArgs, FormatArg, RunArgs},
     filter::Filter,
@@ -27,6 +30,7 @@ pub struct Config {
     pub history_bytes: usize,
     pub record: Option<PathBuf>,
     pub filter: Filter,
+    pub runtimes: Runtimes,
 }
 
 /// The file. Unknown keys are errors: a misspelt one would be a setting that silently does nothing.
@@ -43,6 +47,7 @@ struct File {
     socket_group: Option<String>,
     history_bytes: Option<usize>,
     filter: FileFilter,
+    runtimes: Runtimes,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,6 +122,7 @@ impl Config {
             socket_group: args.socket_group.or(file.socket_group),
             history_bytes,
             record: args.record,
+            runtimes: file.runtimes.checked(args.ask_runtimes)?,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),
                 runtimes: either(args.filter.runtimes, file.filter.runtime),
@@ -207,6 +213,10 @@ mod tests {
             ("runtime_names = [\"a-very-long-runtime-name\"]", "15 bytes"),
             ("[filter]\ntype = [\"container.born\"]", "container.born"),
             ("processes = \"yes\"", "processes"),
+            ("[runtimes]\nask_them = true", "ask_them"),
+            ("[runtimes.sockets]\nrkt = []", "rkt"),
+            ("[runtimes.sockets]\ndocker = [\"x.sock\"]", "x.sock"),
+            ("[runtimes.directories]\noci = \"/x\"", "oci"),
         ] {
             let error = with_file(text, RunArgs::default()).expect_err(text);
             let told = format!("{error:#}");

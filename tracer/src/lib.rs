@@ -33,6 +33,8 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+#[cfg(feature = "runtimes")]
+pub mod runtimes;
 pub mod sink;
 pub mod status;
 pub mod time;

@@ -47,6 +47,7 @@ use self::{
     wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
 };
 use crate::{
+    config::Runtimes,
     decode::{What, decode},
     engine::{Engine, Entry},
     enrich::{Source, Sources},
@@ -86,6 +87,8 @@ pub struct Parts {
     pub started: Box<Node>,
     /// Where runtimes keep their files.
     pub sources: Sources,
+    /// Where they keep them besides, and where they listen.
+    pub runtimes: Runtimes,
 }
 
 /// Why the daemon ended.
@@ -174,7 +177,7 @@ impl Live {
             Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::ERROR)?),
             None => None,
         };
-        let (questions, answers) = ask_on_a_thread(parts.sources)?;
+        let (questions, answers) = ask_on_a_thread(parts.sources, &parts.runtimes)?;
         let socket = match parts.socket {
             Some((bound, history_bytes)) => {
                 Some(SocketSink::new(bound, history_bytes).context("cannot serve the socket")?)

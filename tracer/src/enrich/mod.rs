@@ -33,6 +33,7 @@
 //! starts nothing and waits for nobody but a file system that does not answer, for which the caller
 //! has a thread of its own.
 
+pub mod api;
 mod bundle;
 mod created;
 mod docker;
@@ -103,6 +104,8 @@ pub struct Facts {
     pub sandbox: bool,
     /// Where a file proves who keeps the container.
     pub runtime: Option<&'static str>,
+    /// The sandbox of the container's pod, what a CRI runtime must be asked with.
+    pub pod_sandbox: Option<String>,
     /// containerd's namespace, by the place of the bundle: what its API must be asked with.
     pub namespace: Option<String>,
     /// Where the bundle was found.
@@ -143,6 +146,7 @@ impl Default for Facts {
             restart_count: None,
             sandbox: false,
             runtime: None,
+            pod_sandbox: None,
             namespace: None,
             bundle: None,
             level: Enrichment::None,

@@ -51,7 +51,7 @@ use tracer_common::CgroupKey;
 use self::{calls::RuntimeCalls, places::Places};
 pub use self::{
     instance::{Identity, Instance},
-    metadata::{Ask, Metadata},
+    metadata::{Ask, Metadata, of_call},
     snapshot::{Found, FoundProcess, Snapshot},
 };
 use crate::{

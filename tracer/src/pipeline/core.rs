@@ -172,6 +172,12 @@ impl Core {
         let mut failed = Ok(());
         let step = engine.step(now, entry, |renderer, effect| match effect {
             Effect::Event(event) => {
+                if event.kind == Kind::Removed
+                    && let Some(subject) = &event.container
+                    && let Err(error) = questions.try_send(Question::Gone(subject.identity.cgroup))
+                {
+                    tracing::debug!(%error, "not told that a container is gone");
+                }
                 let record = renderer.record(&event, now);
                 let start = lines.len();
                 if filter.matches(&record) {
