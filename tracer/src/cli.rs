@@ -92,6 +92,10 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub runtime_names: Vec<String>,
+    /// Ask runtimes over their sockets for what no file says (labels of podman and of pods, images
+    /// of ctr); in the background. Default: true.
+    #[arg(long, env = "TRACER_ASK_RUNTIMES", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub ask_runtimes: Option<bool>,
     /// Unix socket for `tracer events`, `ps` and `inspect`; `none` for none. Default:
     /// /run/tracer/tracer.sock, and none where that cannot be used.
     #[arg(long, value_name = "PATH", env = "TRACER_SOCKET")]

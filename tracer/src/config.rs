@@ -1,11 +1,14 @@
 //! The configuration, checked: file, then environment, then flags, in rising order.
 
+mod runtimes;
+
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 use tracer_common::COMM_LEN;
 
+pub use self::runtimes::Runtimes;
 use crate::{
     cli::{FilterArgs, FormatArg, RunArgs, SandboxArg},
     filter::Filter,
@@ -34,6 +37,7 @@ pub struct Config {
     #[cfg(feature = "upstream")]
     pub upstream: Option<crate::upstream::settings::Settings>,
     pub filter: Filter,
+    pub runtimes: Runtimes,
 }
 
 /// The file. Unknown keys are errors: a misspelt one would be a setting that silently does nothing.
@@ -58,6 +62,7 @@ struct File {
     #[cfg(feature = "upstream")]
     upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
+    runtimes: Runtimes,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -145,6 +150,7 @@ impl Config {
             pin,
             #[cfg(feature = "upstream")]
             upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
+            runtimes: file.runtimes.checked(args.ask_runtimes)?,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),
                 runtimes: either(args.filter.runtimes, file.filter.runtime),
@@ -243,6 +249,10 @@ mod tests {
             ("runtime_names = [\"a-very-long-runtime-name\"]", "15 bytes"),
             ("[filter]\ntype = [\"container.born\"]", "container.born"),
             ("processes = \"yes\"", "processes"),
+            ("[runtimes]\nask_them = true", "ask_them"),
+            ("[runtimes.sockets]\nrkt = []", "rkt"),
+            ("[runtimes.sockets]\ndocker = [\"x.sock\"]", "x.sock"),
+            ("[runtimes.directories]\noci = \"/x\"", "oci"),
         ] {
             let error = with_file(text, RunArgs::default()).expect_err(text);
             let told = format!("{error:#}");

@@ -34,6 +34,8 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+#[cfg(feature = "runtimes")]
+pub mod runtimes;
 pub mod sandbox;
 pub mod sink;
 pub mod state;

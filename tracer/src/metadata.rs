@@ -3,12 +3,19 @@
 //!
 //! ```text
 //! pipeline ──Ask──▶ bounded queue ──▶ serve: learn places, look files up, try again ──▶ pipeline
+//!                                        └──▶ what no file says ──▶ runtimes' sockets ──────▲
 //! ```
 //!
 //! A question that finds a file half written, or none yet, is asked again after 10, 100 and 500 ms.
+//!
+//! A container inside another has its files in that one's mount namespace: they are looked up below
+//! `/proc/PID/root`, of the runtime's process while that makes the container, of the outer
+//! container's init later. Nothing of the host's is told of such a container.
 
 use std::{
     collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -20,7 +27,7 @@ use tracer_common::CgroupKey;
 
 use crate::{
     enrich::{Facts, Query, Source, Sources, lookup},
-    lifecycle::{Ask, Metadata},
+    lifecycle::{Ask, Metadata, of_call},
     record::{Image, Runtime},
 };
 
@@ -44,6 +51,43 @@ pub enum Question {
     Enrich(Ask),
     /// Which files say it, for a reader of the socket.
     Explain(u64, Ask),
+    /// The container with this root is gone.
+    Gone(CgroupKey),
+}
+
+/// What goes to the runtimes' sockets.
+#[derive(Debug)]
+pub enum Further<'a> {
+    /// What files said, with the rest of what a socket must be asked with.
+    Ask(&'a Ask, &'a Metadata, &'a Facts),
+    Gone(CgroupKey),
+    /// To be answered by [`Answer::Explained`].
+    Explain(u64, CgroupKey, Vec<Source>),
+}
+
+/// The way to the runtimes' sockets, or none.
+pub trait Sockets {
+    /// Command lines of daemons that were found since the last call.
+    fn daemons(&mut self) -> Vec<Vec<String>>;
+    /// Takes something further; an explanation is given back where nobody takes it.
+    fn further(&mut self, what: Further<'_>) -> Option<Answer>;
+}
+
+/// There are none.
+#[derive(Debug)]
+pub struct NoSockets;
+
+impl Sockets for NoSockets {
+    fn daemons(&mut self) -> Vec<Vec<String>> {
+        Vec::new()
+    }
+
+    fn further(&mut self, what: Further<'_>) -> Option<Answer> {
+        match what {
+            Further::Ask(..) | Further::Gone(_) => None,
+            Further::Explain(reader, _, files) => Some(Answer::Explained(reader, files)),
+        }
+    }
 }
 
 /// What is answered.
@@ -57,41 +101,103 @@ pub enum Answer {
 pub fn serve(
     questions: &Receiver<Question>,
     mut sources: Sources,
+    mut sockets: impl Sockets,
     mut answer: impl FnMut(Answer) -> bool,
 ) {
+    sources.add_users();
     let mut waiting = Waiting::new();
     let mut count = 0;
-    loop {
-        let Some((question, tries)) = next(questions, &mut waiting) else {
-            return;
-        };
+    while let Some((question, tries)) = next(questions, &mut waiting) {
+        for line in sockets.daemons() {
+            sources.learn_daemon(line.iter().map(String::as_str));
+        }
         let ask = match question {
             Question::Enrich(ask) => ask,
             Question::Explain(reader, ask) => {
-                let facts = lookup(&sources, &query(&ask));
-                if !answer(Answer::Explained(reader, facts.sources)) {
+                let facts = look(&sources, &ask).unwrap_or_default();
+                let further = Further::Explain(reader, ask.root, facts.sources);
+                if let Some(explained) = sockets.further(further)
+                    && !answer(explained)
+                {
                     return;
                 }
                 continue;
             }
+            Question::Gone(root) => {
+                waiting.retain(|_, (ask, _)| ask.root != root);
+                sockets.further(Further::Gone(root));
+                continue;
+            }
         };
-        sources.learn(&ask.id, ask.bundle.as_deref(), ask.state.as_deref());
-        let facts = lookup(&sources, &query(&ask));
+        if ask.outer.is_none() && !is_elsewhere(ask.caller) {
+            sources.learn(&ask.id, ask.bundle.as_deref(), ask.state.as_deref());
+        }
+        let Some(facts) = look(&sources, &ask) else {
+            continue;
+        };
         for problem in &facts.problems {
             tracing::debug!(id = &*ask.id, file = %problem.file.display(), why = ?problem.why, "file not used");
         }
-        let again = AGAIN.get(tries).filter(|_| facts.retry);
-        let metadata = metadata(facts);
+        let may_wait = facts.retry && !of_call(ask.root) && waiting.len() < MAX_WAITING;
+        let again = AGAIN.get(tries).filter(|_| may_wait);
+        let metadata = metadata(&facts);
+        if ask.sockets && again.is_none() {
+            sockets.further(Further::Ask(&ask, &metadata, &facts));
+        }
         if !answer(Answer::Enriched(ask.root, metadata)) {
             return;
         }
-        if let Some(again) = again
-            && waiting.len() < MAX_WAITING
-        {
+        if let Some(again) = again {
             count += 1;
             waiting.insert((Instant::now() + *again, count), (ask, tries + 1));
         }
     }
+}
+
+/// Looks a container's files up, in the file system in which they are meant. `None` where the
+/// process that sees it is gone.
+pub(crate) fn look(sources: &Sources, ask: &Ask) -> Option<Facts> {
+    let seen_by = ask.caller.or(ask.outer);
+    let namespace = match seen_by {
+        Some(pid) => Some(mount_namespace(&pid.to_string())?),
+        None => None,
+    };
+    let elsewhere = namespace.is_some() && namespace != mount_namespace("self");
+    let filesystem = seen_by
+        .filter(|_| elsewhere)
+        .map(|pid| PathBuf::from(format!("/proc/{pid}/root")));
+    let bundle = bundle(ask);
+    let query = Query {
+        id: &ask.id,
+        runtime: ask.runtime.as_deref(),
+        bundle: bundle.as_deref(),
+        root: ask.state.as_deref(),
+        pod_uid: ask.pod_uid.as_deref(),
+        owner: ask.owner,
+        filesystem: filesystem.as_deref(),
+        ..Query::default()
+    };
+    Some(lookup(sources, &query))
+}
+
+/// Whether a process has another mount namespace than this one.
+fn is_elsewhere(pid: Option<u32>) -> bool {
+    pid.is_some_and(|pid| mount_namespace(&pid.to_string()) != mount_namespace("self"))
+}
+
+fn mount_namespace(process: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/mnt")).ok()
+}
+
+/// The bundle; a relative one, or none, is meant from the runtime's working directory.
+fn bundle(ask: &Ask) -> Option<String> {
+    let given = ask.bundle.as_deref();
+    if given.is_some_and(|bundle| bundle.starts_with('/')) {
+        return given.map(str::to_owned);
+    }
+    let from = fs::read_link(format!("/proc/{}/cwd", ask.caller?)).ok()?;
+    let bundle = from.join(Path::new(given.unwrap_or_default()));
+    bundle.to_str().map(str::to_owned)
 }
 
 /// The next question: one that is due again, or a new one.
@@ -113,32 +219,19 @@ fn next(questions: &Receiver<Question>, waiting: &mut Waiting) -> Option<(Questi
     }
 }
 
-/// The question as `enrich` takes it.
-pub(crate) fn query(ask: &Ask) -> Query<'_> {
-    Query {
-        id: &ask.id,
-        runtime: ask.runtime.as_deref(),
-        bundle: ask.bundle.as_deref(),
-        root: ask.state.as_deref(),
-        pod_uid: ask.pod_uid.as_deref(),
-        owner: ask.owner,
-        ..Query::default()
-    }
-}
-
 /// The answer as the table takes it.
-pub(crate) fn metadata(facts: Facts) -> Metadata {
-    let image = facts.image.map(|image| {
+pub(crate) fn metadata(facts: &Facts) -> Metadata {
+    let image = facts.image.as_ref().map(|image| {
         Arc::new(Image {
-            repo_digests: facts.repo_digests,
-            ..image
+            repo_digests: facts.repo_digests.clone(),
+            ..image.clone()
         })
     });
     Metadata {
-        name: facts.name.map(Into::into),
+        name: facts.name.as_deref().map(Into::into),
         image,
-        label: (!facts.label.is_empty()).then(|| Arc::new(facts.label)),
-        k8s: facts.k8s.map(Arc::new),
+        label: (!facts.label.is_empty()).then(|| Arc::new(facts.label.clone())),
+        k8s: facts.k8s.clone().map(Arc::new),
         created: facts.created,
         restart_count: facts.restart_count,
         sandbox: facts.sandbox,

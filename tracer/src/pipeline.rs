@@ -60,6 +60,7 @@ use self::{
 };
 use crate::{
     clock::{Reading, Watch},
+    config::Runtimes,
     engine::{Engine, Entry},
     enrich::{Source, Sources},
     filter::Filter,
@@ -102,6 +103,8 @@ pub struct Parts {
     pub started: Box<Node>,
     /// Where runtimes keep their files.
     pub sources: Sources,
+    /// Where they keep them besides, and where they listen.
+    pub runtimes: Runtimes,
 }
 
 /// Why the daemon ended.

@@ -290,6 +290,9 @@ pub struct Pod {
     pub name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
+    /// The pod's own, which only its runtime's socket tells.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub label: BTreeMap<String, String>,
 }
 
 /// Anything that has a name.

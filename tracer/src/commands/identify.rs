@@ -137,8 +137,8 @@ fn of_container(path: String, container: &Container) -> Answer<'_> {
         }),
         k8s: container.pod_uid.clone().map(|uid| K8s {
             pod: Some(Pod {
-                name: None,
                 uid: Some(uid),
+                ..Pod::default()
             }),
             ..K8s::default()
         }),

@@ -112,6 +112,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         processes: config.processes,
         socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
+        runtimes: config.runtimes,
     };
     let end = runtime.block_on(pipeline::run(parts))?;
     tracing::info!(?end, "stopped");

@@ -13,7 +13,7 @@ use tracer_common::CgroupKey;
 use super::Failure;
 use crate::{
     engine::{Effect, Engine, Entry},
-    enrich::{Source, Sources, lookup},
+    enrich::{Source, Sources},
     host,
     lifecycle::{self, Action, Ask, Machine},
     metadata,
@@ -67,13 +67,16 @@ pub(super) fn survey() -> Result<Engine, Failure> {
         &mut engine,
         &Entry::Snapshot(Arc::new(snapshot), Origin::Snapshot),
     );
-    let (sources, start) = (Sources::default(), Instant::now());
+    let (sources, start) = (sources(), Instant::now());
     for ask in asked {
         if start.elapsed() > PATIENCE {
             tracing::warn!("not all files of runtimes were read: that took too long");
             break;
         }
-        let found = metadata::metadata(lookup(&sources, &metadata::query(&ask)));
+        let Some(facts) = metadata::look(&sources, &ask) else {
+            continue;
+        };
+        let found = metadata::metadata(&facts);
         let entry = Entry::Metadata {
             root: ask.root,
             metadata: Arc::new(found),
@@ -85,7 +88,19 @@ pub(super) fn survey() -> Result<Engine, Failure> {
 
 /// Which file says what about one container.
 pub(super) fn files(ask: &Ask) -> Vec<Source> {
-    lookup(&Sources::default(), &metadata::query(ask)).sources
+    let facts = metadata::look(&sources(), ask).unwrap_or_default();
+    facts.sources
+}
+
+/// Where to look, as a daemon that has just started knows it.
+fn sources() -> Sources {
+    let mut sources = Sources::default();
+    sources.add_users();
+    #[cfg(feature = "runtimes")]
+    for line in crate::runtimes::command_lines() {
+        sources.learn_daemon(line.iter().map(String::as_str));
+    }
+    sources
 }
 
 fn step(engine: &mut Engine, entry: &Entry<'_>) -> Vec<Ask> {

@@ -92,6 +92,9 @@ impl Bundle {
             kube,
             sandbox,
             restart_count: number(notes, "io.kubernetes.container.restartCount"),
+            pod_sandbox: notes
+                .name("io.kubernetes.cri.sandbox-id")
+                .filter(|_| !sandbox),
             manager: Some(Manager::Cri),
             ..Found::default()
         }
@@ -137,6 +140,9 @@ impl Bundle {
         }
         let restarts = number(notes, "io.kubernetes.container.restartCount");
         Found {
+            pod_sandbox: notes
+                .name("io.kubernetes.cri-o.SandboxID")
+                .filter(|_| !sandbox),
             name,
             image: crio_image(notes),
             label: labels.0.map(Annotations::into_labels).unwrap_or_default(),

@@ -13,7 +13,8 @@ use super::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct File {
-    #[serde(rename = "ID")]
+    /// `Id` in what its API answers.
+    #[serde(rename = "ID", alias = "Id")]
     id: Name,
     created: Name,
     config: Maybe<Object<Config>>,
@@ -58,6 +59,7 @@ pub(super) fn read(bytes: &[u8], id: &str) -> Result<Option<Found>, serde_json::
         restart_count,
         manager: Some(Manager::Docker),
         label: labels.into_labels(),
+        pod_sandbox: None,
     }))
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Found {
     pub created: Option<Timestamp>,
     pub restart_count: Option<u64>,
     pub sandbox: bool,
+    /// The sandbox of its pod.
+    pub pod_sandbox: Option<String>,
     /// Who keeps the container, where the file says so.
     pub manager: Option<Manager>,
 }
@@ -72,6 +74,7 @@ impl Kube {
         let pod = Pod {
             name: self.pod,
             uid: self.uid,
+            label: BTreeMap::new(),
         };
         Some(K8s {
             pod: (pod != Pod::default()).then_some(pod),
@@ -127,6 +130,7 @@ impl Gathered {
             "restart_count",
             fill(&mut have.restart_count, more.restart_count),
         );
+        fill(&mut have.pod_sandbox, more.pod_sandbox);
         tell("sandbox", more.sandbox && !have.sandbox);
         have.sandbox |= more.sandbox;
         tell(
@@ -149,6 +153,7 @@ impl Gathered {
             created,
             restart_count,
             sandbox,
+            pod_sandbox,
             manager,
         } = self.found;
         let known = image.is_known();
@@ -172,6 +177,7 @@ impl Gathered {
             created,
             restart_count,
             sandbox,
+            pod_sandbox,
             runtime: manager.map(Manager::runtime),
             sources: self.sources,
             ..Facts::default()

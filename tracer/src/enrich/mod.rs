@@ -34,6 +34,7 @@
 //! has a thread of its own.
 
 mod alone;
+pub mod api;
 mod bundle;
 mod created;
 mod docker;
@@ -105,6 +106,8 @@ pub struct Facts {
     pub sandbox: bool,
     /// Where a file proves who keeps the container.
     pub runtime: Option<&'static str>,
+    /// The sandbox of the container's pod, what a CRI runtime must be asked with.
+    pub pod_sandbox: Option<String>,
     /// containerd's namespace, by the place of the bundle: what its API must be asked with.
     pub namespace: Option<String>,
     /// Where the bundle was found.
@@ -145,6 +148,7 @@ impl Default for Facts {
             restart_count: None,
             sandbox: false,
             runtime: None,
+            pod_sandbox: None,
             namespace: None,
             bundle: None,
             level: Enrichment::None,

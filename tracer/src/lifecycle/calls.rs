@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::Metadata;
+
 /// Runtime processes that are remembered; the oldest go first.
 pub const MAX_CALLS: usize = 1024;
 
@@ -27,6 +29,8 @@ pub struct RuntimeCall {
     pub root: Option<Arc<str>>,
     /// Whom it runs as: what it names may be read on this user's behalf only.
     pub uid: u32,
+    /// What files said of the container before it was there.
+    pub known: Option<Arc<Metadata>>,
 }
 
 /// The calls lately seen, by the pid that made them.
@@ -71,14 +75,35 @@ impl RuntimeCalls {
             .find(|(_, call)| call.fits(leaf))
     }
 
-    /// The latest call for the container with this id.
+    /// The latest call for the container with this id; one of the user whose it is goes before
+    /// anybody else's, who may have called it the same.
     #[must_use]
-    pub fn for_id(&self, id: &str) -> Option<&RuntimeCall> {
-        self.by_age
-            .values()
-            .rev()
+    pub fn for_id(&self, id: &str, user: Option<u32>) -> Option<&RuntimeCall> {
+        let pids = self.by_age.values().rev();
+        let mut calls = pids
             .filter_map(|pid| self.get(*pid))
-            .find(|call| &*call.id == id)
+            .filter(|call| &*call.id == id);
+        let latest = calls.next()?;
+        let is_users = |call: &&RuntimeCall| call.uid == user.unwrap_or(0);
+        Some(latest)
+            .into_iter()
+            .chain(calls)
+            .find(is_users)
+            .or(Some(latest))
+    }
+
+    /// The call that `pid` made, and its number.
+    #[must_use]
+    pub fn numbered(&self, pid: u32) -> Option<(u64, &RuntimeCall)> {
+        self.by_pid.get(&pid).map(|(number, call)| (*number, call))
+    }
+
+    /// Remembers what files say of the container that a call makes.
+    pub fn learn(&mut self, number: u64, known: Arc<Metadata>) {
+        let pid = self.by_age.get(&number);
+        if let Some((_, call)) = pid.and_then(|pid| self.by_pid.get_mut(pid)) {
+            call.known = Some(known);
+        }
     }
 
     fn remove(&mut self, pid: u32) {
@@ -182,6 +207,7 @@ fn parse(comm: &[u8], args: &[u8]) -> Option<RuntimeCall> {
         bundle: call.bundle.map(Into::into),
         root: call.root.map(Into::into),
         uid: 0,
+        known: None,
     })
 }
 
@@ -229,6 +255,7 @@ fn parse_conmon<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<RuntimeC
         bundle: bundle.map(Into::into),
         root: None,
         uid: 0,
+        known: None,
     })
 }
 

@@ -338,10 +338,11 @@ impl Machine {
         out: &mut Vec<Output>,
     ) {
         self.enter(key, claim, out);
+        self.foresee(key);
         if origin == Origin::Kernel {
             self.tell(at, Kind::Created, origin, key, out);
         }
-        self.ask(key, out);
+        self.ask(key, true, out);
     }
 
     /// Enters an instance into the table without a word, in place of its twins.
@@ -370,8 +371,8 @@ impl Machine {
         let k8s = claim.pod_uid.map(|uid| {
             Arc::new(K8s {
                 pod: Some(Pod {
-                    name: None,
                     uid: Some(uid),
+                    ..Pod::default()
                 }),
                 ..K8s::default()
             })

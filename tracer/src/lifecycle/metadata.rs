@@ -31,8 +31,9 @@ pub struct Metadata {
 }
 
 /// What is needed to find a container's files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ask {
+    /// Of the container, or a runtime's call that will make one: see [`of_call`].
     pub root: CgroupKey,
     pub id: Arc<str>,
     pub runtime: Option<Arc<str>>,
@@ -43,19 +44,72 @@ pub struct Ask {
     pub pod_uid: Option<String>,
     /// Who ran the runtime.
     pub owner: Option<u32>,
+    /// The user in whose slice the cgroup is.
+    pub user: Option<u32>,
+    /// The runtime's process while it makes the container: paths are meant as it sees them.
+    pub caller: Option<u32>,
+    /// Init of the container around this one: what is inside has its files there.
+    pub outer: Option<u32>,
+    /// Runtimes may be asked for what no file says.
+    pub sockets: bool,
+}
+
+/// In place of a hierarchy, in the key of a question about a call.
+const CALLS: u32 = u32::MAX;
+
+/// Whether a question is about a container that a runtime is about to make.
+#[must_use]
+pub const fn of_call(root: CgroupKey) -> bool {
+    root.hierarchy == CALLS
 }
 
 impl Machine {
-    /// Asks for what is known of the container with this root, unless all is.
-    pub(super) fn ask(&self, root: CgroupKey, out: &mut Vec<Output>) {
-        let Some(instance) = self.instances.get(&root) else {
+    /// Asks for what is known of the container with this root. What its runtime had written before
+    /// the cgroup was there may be known already; sockets may add to it.
+    pub(super) fn ask(&self, root: CgroupKey, sockets: bool, out: &mut Vec<Output>) {
+        if let Some(question) = self.question(root) {
+            out.push(Output::Act(Action::Enrich(Box::new(Ask {
+                sockets,
+                ..question
+            }))));
+        }
+    }
+
+    /// Asks about a container that is about to be: its runtime's command line names the bundle tens
+    /// of milliseconds before there is a cgroup, a bare runtime's entrypoint follows that at once.
+    pub(super) fn ask_for_call(&mut self, pid: u32, parent_pid: u32, out: &mut Vec<Output>) {
+        let Some((number, call)) = self.calls.numbered(pid) else {
             return;
         };
-        if instance.enrichment == Enrichment::Full {
+        // conmon's child makes the container that conmon was told of.
+        let parent = self.calls.get(parent_pid);
+        let known = parent.filter(|parent| parent.id == call.id);
+        if let Some(known) = known.and_then(|parent| parent.known.clone()) {
+            self.calls.learn(number, known);
             return;
         }
-        if let Some(question) = self.question(root) {
-            out.push(Output::Act(Action::Enrich(Box::new(question))));
+        out.push(Output::Act(Action::Enrich(Box::new(Ask {
+            root: CgroupKey::new(CALLS, number),
+            id: Arc::clone(&call.id),
+            runtime: Some(call.manager()),
+            bundle: call.bundle.clone(),
+            state: call.root.clone(),
+            owner: Some(call.uid),
+            caller: Some(pid),
+            ..Ask::default()
+        }))));
+    }
+
+    /// Takes over what was learnt of a container before it was there.
+    pub(super) fn foresee(&mut self, root: CgroupKey) {
+        let Some(instance) = self.instances.get_mut(&root) else {
+            return;
+        };
+        let identity = &instance.identity;
+        let call = self.calls.for_id(&identity.id, user_of(&identity.path));
+        if let Some(known) = call.and_then(|call| call.known.clone()) {
+            instance.enrichment = known.level;
+            Arc::make_mut(&mut instance.identity).learn(&known);
         }
     }
 
@@ -64,7 +118,12 @@ impl Machine {
     pub fn question(&self, root: CgroupKey) -> Option<Ask> {
         let instance = self.instances.get(&root)?;
         let identity = &instance.identity;
-        let call = self.calls.for_id(&identity.id);
+        let user = user_of(&identity.path);
+        let call = self.calls.for_id(&identity.id, user);
+        let outer = identity.parents.last().and_then(|parent| {
+            let mut all = self.instances.values();
+            all.find(|one| one.identity.id == parent.id)?.init_pid()
+        });
         Some(Ask {
             root,
             id: Arc::clone(&identity.id),
@@ -76,6 +135,10 @@ impl Machine {
                 .as_ref()
                 .and_then(|k8s| k8s.pod.as_ref()?.uid.clone()),
             owner: call.map(|call| call.uid),
+            user,
+            caller: None,
+            outer,
+            sockets: false,
         })
     }
 
@@ -87,6 +150,10 @@ impl Machine {
         metadata: &Metadata,
         out: &mut Vec<Output>,
     ) {
+        if of_call(root) {
+            self.calls.learn(root.id, Arc::new(metadata.clone()));
+            return;
+        }
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };
@@ -100,11 +167,20 @@ impl Machine {
     }
 }
 
+/// The user in whose slice a cgroup is: `user.slice/user-1000.slice/…`.
+fn user_of(path: &[u8]) -> Option<u32> {
+    let mut names = path.split(|byte| *byte == b'/');
+    names.find(|name| *name == b"user.slice")?;
+    let name = names.next()?.strip_prefix(b"user-")?;
+    let digits = name.strip_suffix(b".slice")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
 impl Identity {
     /// Takes over what is new; what is known is not unlearnt.
     fn learn(&mut self, metadata: &Metadata) {
         take(&mut self.name, metadata.name.as_ref());
-        take(&mut self.image, metadata.image.as_ref());
+        self.learn_image(metadata.image.as_ref());
         take(&mut self.label, metadata.label.as_ref());
         take(&mut self.created, metadata.created.as_ref());
         take(&mut self.restart_count, metadata.restart_count.as_ref());
@@ -116,11 +192,33 @@ impl Identity {
                 let pod = k8s.pod.get_or_insert_default();
                 take(&mut pod.name, found.name.as_ref());
                 take(&mut pod.uid, found.uid.as_ref());
+                if !found.label.is_empty() {
+                    pod.label.clone_from(&found.label);
+                }
             }
             take(&mut k8s.namespace, found.namespace.as_ref());
             take(&mut k8s.container, found.container.as_ref());
             self.k8s = Some(Arc::new(k8s));
         }
+    }
+}
+
+impl Identity {
+    /// Files never know a digest that a socket told: it stays with the image that it is of.
+    fn learn_image(&mut self, found: Option<&Arc<Image>>) {
+        let (Some(known), Some(found)) = (&self.image, found) else {
+            take(&mut self.image, found);
+            return;
+        };
+        let keeps = found.repo_digests.is_empty() && known.name == found.name;
+        self.image = Some(if keeps && !known.repo_digests.is_empty() {
+            Arc::new(Image {
+                repo_digests: known.repo_digests.clone(),
+                ..(**found).clone()
+            })
+        } else {
+            Arc::clone(found)
+        });
     }
 }
 

@@ -52,7 +52,7 @@ use tracer_common::CgroupKey;
 use self::{calls::RuntimeCalls, places::Places};
 pub use self::{
     instance::{Identity, Instance},
-    metadata::{Ask, Metadata},
+    metadata::{Ask, Metadata, of_call},
     snapshot::{Found, FoundProcess, Snapshot},
 };
 use crate::{
@@ -255,7 +255,7 @@ impl Machine {
                     path: Arc::clone(&instance.identity.path),
                 }));
             }
-            self.ask(*root, out);
+            self.ask(*root, true, out);
         }
     }
 

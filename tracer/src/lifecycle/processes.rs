@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     decode::{Exec, Oom, Task},
-    record::{Kind, Origin},
+    record::{Enrichment, Kind, Origin},
     time::BootNs,
 };
 
@@ -136,6 +136,7 @@ impl Machine {
         if exec.flags & flags::RUNTIME != 0 {
             self.calls
                 .note(exec.process.pid, exec.uid, exec.process.comm, exec.args);
+            self.ask_for_call(exec.process.pid, exec.process.parent_pid, out);
         }
         if exec.flags & flags::TRACKED == 0 {
             return;
@@ -159,7 +160,13 @@ impl Machine {
             instance.home = (exec.cgroup != root).then_some(exec.cgroup);
             self.stop_waiting(root);
             self.tell_exec(at, Kind::Started, root, exec, out);
-            self.ask(root, out);
+            // What an OCI runtime itself writes was not there when the cgroup appeared.
+            let lacks = |instance: &Instance| {
+                instance.enrichment != Enrichment::Full || instance.identity.created.is_none()
+            };
+            if self.instances.get(&root).is_some_and(lacks) {
+                self.ask(root, false, out);
+            }
         } else if landed
             && !parent_inside
             && instance.end != Some(End::Exited)

@@ -138,7 +138,7 @@ impl Machine {
                     instance.adopt(&sight);
                 }
                 self.tell(at, Kind::Discovered, origin, found.cgroup, out);
-                self.ask(found.cgroup, out);
+                self.ask(found.cgroup, true, out);
             }
             Sighting::Inside(root) => {
                 if self.places.get(&found.cgroup).is_none() {

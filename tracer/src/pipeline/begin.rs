@@ -95,7 +95,7 @@ impl Live {
             Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::ERROR)?),
             None => None,
         };
-        let (questions, answers) = ask_on_a_thread(parts.sources)?;
+        let (questions, answers) = ask_on_a_thread(parts.sources, &parts.runtimes)?;
         let socket = match parts.socket {
             Some((bound, history_bytes)) => {
                 Some(SocketSink::new(bound, history_bytes).context("cannot serve the socket")?)

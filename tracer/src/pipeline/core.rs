@@ -19,7 +19,7 @@ use crate::{
     engine::{Effect, Engine, Entry},
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
-    lifecycle::{Action, Metadata},
+    lifecycle::{Action, Event, Metadata},
     metadata::Question,
     reconcile,
     record::{Clock, Kind, Node},
@@ -256,7 +256,12 @@ impl Core {
         let step = self
             .engine
             .step(now, entry, |renderer, effect| match effect {
-                Effect::Event(event) => outlets.add(renderer, &event, now),
+                Effect::Event(event) => {
+                    if mode == Mode::Live {
+                        doing.gone(&event);
+                    }
+                    outlets.add(renderer, &event, now);
+                }
                 Effect::Act(action) if mode == Mode::Live => doing.act(action),
                 Effect::Act(_) => {}
             });
@@ -381,6 +386,16 @@ struct Doing<'a> {
 }
 
 impl Doing<'_> {
+    /// Nobody has to be asked about it any more.
+    fn gone(&self, event: &Event) {
+        if event.kind == Kind::Removed
+            && let Some(subject) = &event.container
+            && let Err(error) = (self.questions).try_send(Question::Gone(subject.identity.cgroup))
+        {
+            tracing::debug!(%error, "not told that a container is gone");
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match (action, &mut self.freezers) {
             (Action::Forget(cgroup), _) => {

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    config::Runtimes,
     enrich::Sources,
     metadata::{self, Answer, Question},
     sink::socket::SocketSink,
@@ -31,14 +32,18 @@ pub(super) type Asking = (
     mpsc::Receiver<Answer>,
 );
 
-/// Starts the thread that reads what runtimes wrote. It ends when either queue has no other end.
-pub(super) fn ask_on_a_thread(sources: Sources) -> anyhow::Result<Asking> {
+/// Starts the thread that reads what runtimes wrote, and the one that asks runtimes. They end when
+/// either queue has no other end.
+pub(super) fn ask_on_a_thread(sources: Sources, runtimes: &Runtimes) -> anyhow::Result<Asking> {
     let (questions, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
     let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
+    let sockets = runtimes.ask_on_a_thread(&answered)?;
+    let (mut sources, runtimes) = (sources, runtimes.clone());
     std::thread::Builder::new()
         .name("metadata".to_owned())
         .spawn(move || {
-            metadata::serve(&asked, sources, |answer| {
+            runtimes.configure(&mut sources);
+            metadata::serve(&asked, sources, sockets, |answer| {
                 answered.blocking_send(answer).is_ok()
             });
         })

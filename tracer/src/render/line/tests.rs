@@ -82,6 +82,7 @@ impl Dice {
             pod: self.maybe(|dice| Pod {
                 name: dice.maybe(Self::text),
                 uid: dice.maybe(Self::text),
+                label: BTreeMap::from([("app".to_owned(), dice.text())]),
             }),
             namespace: self.maybe(named),
             container: self.maybe(named),
