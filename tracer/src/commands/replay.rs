@@ -38,10 +38,10 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
             }
         };
         let stepped = engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                if filter.wants(&event) {
-                    format.event(renderer, &event, now, &mut lines);
-                }
+            if let Effect::Event(event) = effect
+                && filter.wants(&event)
+            {
+                format.event(renderer, &event, now, &mut lines);
             }
         });
         if let Err(error) = stepped {
