@@ -27,9 +27,12 @@ const SECOND_LEN: usize = 20;
 pub struct Written {
     /// Out of its place only while a line is written.
     slots: Cell<Vec<Option<Kept>>>,
-    host: Cell<Option<(Arc<Host>, Box<[u8]>)>>,
+    host: Cell<Option<KeptHost>>,
     second: Cell<Option<(u64, [u8; SECOND_LEN])>>,
 }
+
+/// A host and its part.
+type KeptHost = (Arc<Host>, Box<[u8]>);
 
 /// A container's part: what comes before its state, and what comes after its version.
 #[derive(Debug)]

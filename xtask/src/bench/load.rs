@@ -1,4 +1,5 @@
-//! Containers made directly: cgroups with Docker's names, and processes in them.
+//! Containers made directly: cgroups with Docker's names, and processes in them (`unshare` of
+//! util-linux gives an init its mount namespace).
 
 use std::{
     fs,
@@ -19,6 +20,9 @@ pub struct Containers {
     parent: PathBuf,
     next: u64,
 }
+
+/// A shell moves into the cgroup `$0`.
+const JOIN: &str = "echo $$ > \"$0/cgroup.procs\"";
 
 /// One container's cgroup, removed on drop.
 pub struct Container {
@@ -60,9 +64,11 @@ impl Containers {
 }
 
 impl Container {
-    /// A shell in this container that runs `script`; it waits for standard input to end first.
+    /// A shell that waits for standard input to end, then becomes this container's init and runs
+    /// `script` (without single quotes).
     pub fn shell(&self, script: &str) -> Result<Child> {
-        let script = format!("echo $$ > \"$0/cgroup.procs\"; read -r go; {script}");
+        // A mount namespace of its own is what makes it the container's init.
+        let script = format!("{JOIN}; read -r go; exec unshare -m /bin/sh -c '{script}'");
         shell(&script, Some(&self.dir))
     }
 
@@ -70,7 +76,7 @@ impl Container {
     pub fn sleeper(&self) -> Result<Sleeper> {
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec sleep 3600"])
+            .args(["-c", &format!("{JOIN} && exec unshare -m sleep 3600")])
             .arg(&self.dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
