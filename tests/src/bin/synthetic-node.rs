@@ -149,6 +149,7 @@ impl Synthetic {
         }
         if synthetic.seq == 0 {
             synthetic.tell(Kind::NodeStarted, None, None)?;
+            synthetic.tell(Kind::NodeSynced, None, None)?;
         }
         Ok(synthetic)
     }
