@@ -26,6 +26,8 @@ pub struct Config {
     pub socket_group: Option<String>,
     pub history_bytes: usize,
     pub record: Option<PathBuf>,
+    #[cfg(feature = "metrics")]
+    pub metrics: Option<crate::metrics::Address>,
     #[cfg(feature = "upstream")]
     pub upstream: Option<crate::upstream::settings::Settings>,
     pub filter: Filter,
@@ -44,6 +46,8 @@ struct File {
     socket: Option<PathBuf>,
     socket_group: Option<String>,
     history_bytes: Option<usize>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<String>,
     #[cfg(feature = "upstream")]
     upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
@@ -121,6 +125,11 @@ impl Config {
             socket_group: args.socket_group.or(file.socket_group),
             history_bytes,
             record: args.record,
+            #[cfg(feature = "metrics")]
+            metrics: match args.metrics.or(file.metrics) {
+                Some(text) => Some(crate::metrics::Address::parse(&text)?),
+                None => None,
+            },
             #[cfg(feature = "upstream")]
             upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
             filter: filter(FilterArgs {

@@ -60,6 +60,7 @@ use crate::{
     },
     lifecycle::Metadata,
     metadata::Answer,
+    metrics::Metrics,
     reconcile,
     record::{Kind, Node, Origin},
     recording::Recorder,
@@ -83,6 +84,7 @@ pub struct Parts {
     pub recorder: Option<Recorder<BufWriter<File>>>,
     #[cfg(feature = "upstream")]
     pub uplink: Option<crate::upstream::Uplink>,
+    pub metrics: Arc<Metrics>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
     /// What `node.started` says.
@@ -215,6 +217,7 @@ impl Live {
                 socket,
                 #[cfg(feature = "upstream")]
                 uplink: parts.uplink,
+                metrics: parts.metrics,
                 fed: Vec::new(),
                 questions,
                 unasked: 0,

@@ -132,6 +132,7 @@ impl Synthetic {
                 age: Duration::from_hours(1),
             },
             queue_bytes: 256 << 10,
+            metrics: Arc::default(),
         })?;
         let mut synthetic = Self {
             seed: settings.seed,

@@ -20,6 +20,7 @@ use crate::{
         load::{Kernel, LoadError, Options},
     },
     lifecycle,
+    metrics::Metrics,
     pipeline::{self, Parts},
     record::{Host, Node, Program},
     recording::{Header, Recorder},
@@ -69,8 +70,13 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         }
         None => None,
     };
+    let metrics = Arc::new(Metrics::default());
+    #[cfg(feature = "metrics")]
+    if let Some(address) = &config.metrics {
+        crate::metrics::serve(Arc::clone(&metrics), address)?;
+    }
     #[cfg(feature = "upstream")]
-    let uplink = uplink(&config, &engine)?;
+    let uplink = uplink(&config, &engine, &metrics)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -86,6 +92,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         recorder,
         #[cfg(feature = "upstream")]
         uplink,
+        metrics,
         processes: config.processes,
         socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
@@ -162,7 +169,11 @@ fn engine(config: &Config, identity: Host, hierarchies: &Hierarchies) -> Engine 
 
 /// Starts the way up, where there is one.
 #[cfg(feature = "upstream")]
-fn uplink(config: &Config, engine: &Engine) -> Result<Option<Uplink>, Failure> {
+fn uplink(
+    config: &Config,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Uplink>, Failure> {
     let Some(settings) = &config.upstream else {
         return Ok(None);
     };
@@ -182,6 +193,7 @@ fn uplink(config: &Config, engine: &Engine) -> Result<Option<Uplink>, Failure> {
         trust: settings.trust.clone(),
         bounds: settings.bounds,
         queue_bytes: QUEUE_BYTES,
+        metrics: Arc::clone(metrics),
     })?;
     Ok(Some(uplink))
 }

@@ -17,6 +17,7 @@ use crate::{
     kernel::{freezers::Freezers, tables::Tables},
     lifecycle::{Action, Metadata},
     metadata::Question,
+    metrics::{Count, Metrics},
     reconcile,
     record::{Clock, Kind, Node, Record},
     recording::Recorder,
@@ -45,6 +46,7 @@ pub(super) struct Core {
     pub(super) socket: Option<SocketSink>,
     #[cfg(feature = "upstream")]
     pub(super) uplink: Option<crate::upstream::Uplink>,
+    pub(super) metrics: Arc<Metrics>,
     /// Records for the socket and upstreams, with the place of their lines in `lines`, if they have
     /// any.
     pub(super) fed: Vec<(Record, Range<usize>)>,
@@ -79,6 +81,7 @@ impl Core {
             }
             self.losses.last_record = BootNs(time_ns);
         }
+        self.metrics.add(Count::RingIn, 1);
         self.entry(&Entry::Raw(record))
     }
 
@@ -113,6 +116,7 @@ impl Core {
             uplink.set_ring_losses(losses.values().sum());
         }
         self.losses.told = losses;
+        self.metrics.add(Count::RingLost, lost.values().sum());
         if lost.is_empty() {
             return Ok(());
         }
@@ -196,6 +200,7 @@ impl Core {
             socket,
             #[cfg(feature = "upstream")]
             uplink,
+            metrics,
             fed,
             questions,
             unasked,
@@ -211,8 +216,11 @@ impl Core {
             Effect::Event(event) => {
                 let record = renderer.record(&event, now);
                 let start = lines.len();
+                metrics.add(Count::EngineOut, 1);
                 if filter.matches(&record) {
                     *records += format.write(&record, lines);
+                } else {
+                    metrics.add(Count::FilterDropped, 1);
                 }
                 if feeding.is_wanted() {
                     fed.push((record, start..lines.len()));
@@ -236,6 +244,7 @@ impl Core {
             }
         });
         if let Err(error) = step {
+            metrics.add(Count::RingUndecoded, 1);
             tracing::warn!(%error, "record of the kernel side not understood");
         }
         failed
@@ -285,6 +294,7 @@ impl Core {
         loop {
             if !self.lines.is_empty() {
                 let pushed = self.sink.push(&self.lines, self.records);
+                self.metrics.add(Count::StdoutIn, self.records);
                 self.feed_socket();
                 self.lines.clear();
                 self.records = 0;
@@ -302,6 +312,7 @@ impl Core {
                 }
                 return Ok(());
             };
+            self.metrics.add(Count::StdoutDropped, lost);
             tracing::error!(
                 lost,
                 "standard output was not read in time: records left out"
