@@ -15,7 +15,10 @@ use tracer_tests::{
 
 fn programs() -> Programs {
     Programs {
-        tracer: binary(),
+        gateway: match env::var_os("TRACER_REFERENCE") {
+            Some(_) => PathBuf::from(env!("CARGO_BIN_EXE_reference-gateway")),
+            None => binary(),
+        },
         node: PathBuf::from(env!("CARGO_BIN_EXE_synthetic-node")),
     }
 }

@@ -101,7 +101,11 @@ impl Gateway {
     pub fn held(&self, node: &str) -> Result<Held> {
         let mut held = Held::default();
         self.log(&mut held)?;
-        self.table(node, &mut held.table)?;
+        if self.program.ends_with("reference-gateway") {
+            self.reference_table(&mut held.table)?;
+        } else {
+            self.table(node, &mut held.table)?;
+        }
         Ok(held)
     }
 
@@ -119,6 +123,17 @@ impl Gateway {
                     take(held, record)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn reference_table(&self, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
+        let db = Connection::open_with_flags(self.database()?, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(DEADLINE)?;
+        let mut rows = db.prepare("SELECT instance, version, state FROM reference_table")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            table.insert(row.get(0)?, (row.get(1)?, row.get(2)?));
         }
         Ok(())
     }

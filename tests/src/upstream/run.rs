@@ -22,7 +22,8 @@ use crate::wait::wait_until;
 /// Programs of a run.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    pub tracer: PathBuf,
+    /// `PROGRAM gateway …`.
+    pub gateway: PathBuf,
     pub node: PathBuf,
 }
 
@@ -84,7 +85,7 @@ impl Run {
             &node_directory.join("spool"),
         )?;
         let gateway_disk = mount(plan.theme == Theme::GatewayDiskFull, &store)?;
-        let mut gateway = Gateway::new(programs.tracer.clone(), store)?;
+        let mut gateway = Gateway::new(programs.gateway.clone(), store)?;
         gateway.start()?;
         let proxy = Proxy::start(gateway.address())?;
         let mut node = Node::new(settings(&plan, &programs, &proxy), node_directory);
