@@ -128,6 +128,11 @@ pub struct RunArgs {
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Serve what tracer counts, for Prometheus, at `IP:PORT` of the loopback or `unix:/PATH`
+    /// (`GET /metrics`).
+    #[cfg(feature = "metrics")]
+    #[arg(long, value_name = "ADDRESS", env = "TRACER_METRICS")]
+    pub metrics: Option<String>,
     #[cfg(feature = "upstream")]
     #[command(flatten)]
     pub upstream: UpstreamArgs,

@@ -34,6 +34,8 @@ pub struct Config {
     pub stdout: bool,
     pub state_dir: Option<PathBuf>,
     pub pin: Option<PathBuf>,
+    #[cfg(feature = "metrics")]
+    pub metrics: Option<crate::metrics::Address>,
     #[cfg(feature = "upstream")]
     pub upstream: Option<crate::upstream::settings::Settings>,
     pub filter: Filter,
@@ -59,6 +61,8 @@ struct File {
     state_dir: Option<PathBuf>,
     pin: Option<PathBuf>,
     sandbox: Option<SandboxArg>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<String>,
     #[cfg(feature = "upstream")]
     upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
@@ -148,6 +152,11 @@ impl Config {
             sandbox: args.sandbox.or(file.sandbox).unwrap_or_default(),
             state_dir,
             pin,
+            #[cfg(feature = "metrics")]
+            metrics: match args.metrics.or(file.metrics) {
+                Some(text) => Some(crate::metrics::Address::parse(&text)?),
+                None => None,
+            },
             #[cfg(feature = "upstream")]
             upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
             runtimes: file.runtimes.checked(args.ask_runtimes)?,

@@ -28,6 +28,7 @@ pub mod identity;
 pub mod kernel;
 pub mod lifecycle;
 pub mod metadata;
+pub mod metrics;
 pub mod pipeline;
 pub mod pretty;
 pub mod reconcile;

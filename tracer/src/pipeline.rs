@@ -37,7 +37,7 @@ mod repair;
 mod service;
 mod wait;
 
-use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, time::Duration};
+use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use aya::{
@@ -68,6 +68,7 @@ use crate::{
     kernel::{freezers, hierarchies::Hierarchies, load::Kernel},
     lifecycle::{Metadata, Snapshot},
     metadata::Answer,
+    metrics::Metrics,
     record::{Kind, Node},
     sink::{
         file::FileSink,
@@ -97,6 +98,7 @@ pub struct Parts {
     pub state: Option<State>,
     /// What a process before this one left in it.
     pub before: Option<Before>,
+    pub metrics: Arc<Metrics>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
     /// What `node.started` says.

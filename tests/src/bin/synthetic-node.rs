@@ -132,6 +132,7 @@ impl Synthetic {
                 age: Duration::from_hours(1),
             },
             queue_bytes: 256 << 10,
+            metrics: Arc::default(),
         })?;
         let mut synthetic = Self {
             seed: settings.seed,
@@ -149,6 +150,7 @@ impl Synthetic {
         }
         if synthetic.seq == 0 {
             synthetic.tell(Kind::NodeStarted, None, None)?;
+            synthetic.tell(Kind::NodeSynced, None, None)?;
         }
         Ok(synthetic)
     }

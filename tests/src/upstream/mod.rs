@@ -7,5 +7,11 @@
 //! ```
 
 pub mod chance;
+pub mod disk;
+pub mod gateway;
+pub mod http;
 pub mod node;
+pub mod plan;
 pub mod proxy;
+pub mod run;
+pub mod verdict;

@@ -116,6 +116,22 @@ impl Node {
         Ok(())
     }
 
+    /// Records of the stream that goes on.
+    pub fn made(&self) -> Result<u64> {
+        // Between two streams there is none.
+        let journal = fs::read(self.directory.join("journal")).unwrap_or_default();
+        let lines = journal.split_inclusive(|byte| *byte == b'\n');
+        let whole = lines.filter(|line| line.ends_with(b"\n")).count();
+        Ok(u64::try_from(whole)?)
+    }
+
+    /// Records of the streams before it.
+    pub fn earlier(&self) -> Result<u64> {
+        let streams = self.truth().unwrap_or_default();
+        let earlier = streams.len().saturating_sub(1);
+        Ok(streams.iter().take(earlier).map(Journal::last_seq).sum())
+    }
+
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -20,6 +20,7 @@ use crate::{
         load::{Kernel, Options},
     },
     lifecycle::{self, Machine},
+    metrics::Metrics,
     pipeline::{self, Before, Parts, Resumed},
     record::{Node, Program},
     render::{Renderer, Written},
@@ -89,8 +90,13 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         }
         None => None,
     };
+    let metrics = Arc::new(Metrics::default());
+    #[cfg(feature = "metrics")]
+    if let Some(address) = &config.metrics {
+        crate::metrics::serve(Arc::clone(&metrics), address)?;
+    }
     #[cfg(feature = "upstream")]
-    let uplink = uplink(&config, &engine)?;
+    let uplink = uplink(&config, &engine, &metrics)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -109,6 +115,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         before: left.map(|left| Before { left, now, pinned }),
         #[cfg(feature = "upstream")]
         uplink,
+        metrics,
         processes: config.processes,
         socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
@@ -197,7 +204,11 @@ fn lifecycle_host(config: &Config, boot_id: &str, hierarchies: &Hierarchies) -> 
 
 /// Starts the way up, where there is one.
 #[cfg(feature = "upstream")]
-fn uplink(config: &Config, engine: &Engine) -> Result<Option<Uplink>, Failure> {
+fn uplink(
+    config: &Config,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Uplink>, Failure> {
     let Some(settings) = &config.upstream else {
         return Ok(None);
     };
@@ -218,6 +229,7 @@ fn uplink(config: &Config, engine: &Engine) -> Result<Option<Uplink>, Failure> {
         trust: settings.trust.clone(),
         bounds: settings.bounds,
         queue_bytes: QUEUE_BYTES,
+        metrics: Arc::clone(metrics),
     })?;
     Ok(Some(uplink))
 }

@@ -130,6 +130,7 @@ impl Live {
                     socket,
                     #[cfg(feature = "upstream")]
                     uplink: parts.uplink,
+                    metrics: parts.metrics,
                     reader: Reader::There,
                     json: crate::sink::Batch::default(),
                     shown: crate::sink::Batch::default(),

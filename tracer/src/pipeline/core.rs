@@ -21,6 +21,7 @@ use crate::{
     kernel::{freezers::Freezers, tables::Tables},
     lifecycle::{Action, Event, Metadata},
     metadata::Question,
+    metrics::Count,
     reconcile,
     record::{Clock, Kind, Node},
     recording::{Header, Recorder},
@@ -123,6 +124,7 @@ impl Core {
                 meanwhile.note(&what);
             }
         }
+        self.outlets.metrics.add(Count::RingIn, 1);
         self.entry(&Entry::Raw(record))
     }
 
@@ -155,6 +157,8 @@ impl Core {
         if lost.is_empty() {
             return Ok(());
         }
+        let metrics = &self.outlets.metrics;
+        metrics.add(Count::RingLost, lost.values().sum());
         let since = self.engine.renderer.offset.at(self.losses.last_record);
         self.gap(since, until, lost, None)
     }
@@ -266,6 +270,7 @@ impl Core {
                 Effect::Act(_) => {}
             });
         if let Err(error) = step {
+            self.outlets.metrics.add(Count::RingUndecoded, 1);
             tracing::warn!(%error, "record of the kernel side not understood");
         }
         doing.failed

@@ -5,7 +5,7 @@
 //! them. Upstreams and the socket take everything, standard output and the file what the filter lets
 //! pass.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 
@@ -13,6 +13,7 @@ use crate::{
     filter::Filter,
     format::Format,
     lifecycle::Event,
+    metrics::{Count, Metrics},
     record::{Clock, Node, Record},
     render::Renderer,
     sink::{
@@ -36,6 +37,7 @@ pub(super) struct Outlets {
     pub(super) socket: Option<SocketSink>,
     #[cfg(feature = "upstream")]
     pub(super) uplink: Option<crate::upstream::Uplink>,
+    pub(super) metrics: Arc<Metrics>,
     /// Of standard output.
     pub(super) reader: Reader,
     /// One entry per record.
@@ -51,6 +53,12 @@ impl Outlets {
     /// Takes an event; its record leaves with the next [`Outlets::push`] at the latest.
     pub(super) fn add(&mut self, renderer: &Renderer, event: &Event, now: BootNs) {
         let passes = self.filter.wants(event);
+        self.metrics.add(Count::EngineOut, 1);
+        if !passes {
+            self.metrics.add(Count::FilterDropped, 1);
+        } else if self.stdout.is_some() {
+            self.metrics.add(Count::StdoutIn, 1);
+        }
         let seq = event.seq;
         let shows_json = self.shows_json();
         if self.stdout.is_some() && !shows_json {
@@ -142,6 +150,7 @@ impl Outlets {
             ..Node::default()
         };
         if let Some(lost) = self.stdout.as_mut().and_then(StdoutSink::take_lost) {
+            self.metrics.add(Count::StdoutDropped, lost);
             return Some(left_out("stdout", lost));
         }
         if let Some(lost) = self.file.as_mut().and_then(FileSink::take_lost) {

@@ -32,6 +32,7 @@ use super::{
     spool::{Found, Place, Stream},
     target::{Target, Trust},
 };
+use crate::metrics::Count;
 use crate::uplink::{
     self, FromGateway, FromNode, Goodbye, Hello, Query, Records, Refused, Reply, Snapshot, Welcome,
     from_gateway::Kind as Heard, from_node::Kind as Said, query::What, refused::Why,
@@ -76,6 +77,7 @@ impl Upstream for Gateway {
         let stream = link.next_stream()?;
         let (to, from, welcome) = self.open(link, &stream).await?;
         let mut session = Session::new(link, stream, &welcome)?;
+        session.link.metrics.add(Count::UpstreamSessions, 1);
         tracing::info!(
             upstream = self.name(),
             stream = session.stream.uuid,
@@ -283,6 +285,7 @@ impl<'a> Session<'a> {
         let count = u64::try_from(run.lines.len()).unwrap_or(0);
         let first_seq = run.first.seq();
         self.sent = Place::new(self.stream.id, first_seq + count - 1);
+        self.link.metrics.add(Count::UpstreamSent, count);
         self.outbox.push_back(from_node(Said::Records(Records {
             first_seq,
             records: run.lines,

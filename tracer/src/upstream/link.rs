@@ -11,7 +11,10 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::spool::{Place, Published, Reader, Shared, Stream};
-use crate::uplink::{Clock, Heartbeat, Losses};
+use crate::{
+    metrics::Metrics,
+    uplink::{Clock, Heartbeat, Losses},
+};
 
 /// Who the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +74,7 @@ pub struct Link {
     pub cursor: Place,
     /// Newest record of the current stream that the pipeline knew when it began.
     pub known_seq: u64,
+    pub metrics: Arc<Metrics>,
     /// The session that is or was last did what it is for.
     pub proved: bool,
 }

@@ -53,6 +53,7 @@ pub use self::{
     target::{Target, Trust},
 };
 use crate::{
+    metrics::Metrics,
     record::{Host, Node, Record},
     uplink::Clock,
 };
@@ -80,6 +81,7 @@ pub struct UplinkConfig {
     pub bounds: Bounds,
     /// See [`QUEUE_BYTES`].
     pub queue_bytes: usize,
+    pub metrics: Arc<Metrics>,
 }
 
 /// The running spool with its senders.
@@ -108,7 +110,13 @@ impl Uplink {
             boot_id: &config.host.boot_id,
             upstreams: &names,
         };
-        let spool = Spool::open(&config.directory, &owner, config.bounds, config.queue_bytes)?;
+        let spool = Spool::open(
+            &config.directory,
+            &owner,
+            config.bounds,
+            config.queue_bytes,
+            Arc::clone(&config.metrics),
+        )?;
         let identity = Arc::new(Identity {
             node: config.node,
             boot_id: config.host.boot_id.clone(),
@@ -129,6 +137,7 @@ impl Uplink {
                 stop: stopped.clone(),
                 cursor: spool.cursor(upstream),
                 known_seq: config.known_seq,
+                metrics: Arc::clone(&config.metrics),
                 proved: false,
             };
             let gateway = Gateway {

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::time::sleep;
 
+use crate::metrics::Count;
+
 use super::{
     link::Link,
     retry::{Patience, Retry},
@@ -117,6 +119,7 @@ async fn deliver<U: Upstream>(mut upstream: U, mut link: Link) {
             Ok(Ended::Stopped) => return,
             Err(error) => error,
         };
+        link.metrics.add(Count::UpstreamFailures, 1);
         let was_open = retry.is_open();
         let bits = chance.hash_one(retry.failures()) >> 32;
         let wait = retry.failed(error.patience(), u32::try_from(bits).unwrap_or(0));

@@ -180,6 +180,7 @@ fn uplink(dir: &Path, stream: &str) -> Uplink {
             age: Duration::from_hours(1),
         },
         queue_bytes: QUEUE_BYTES,
+        metrics: Arc::default(),
     })
     .expect("an uplink")
 }

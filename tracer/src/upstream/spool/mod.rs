@@ -50,7 +50,10 @@ pub use self::{
     store::Owner,
 };
 use super::table::Change;
-use crate::record::{Kind, Node, Record};
+use crate::{
+    metrics::{Count, Metrics},
+    record::{Kind, Node, Record},
+};
 
 /// Why a spool cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +93,7 @@ impl Spool {
         owner: &Owner<'_>,
         bounds: Bounds,
         queue_bytes: usize,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SpoolError> {
         let lock = files::lock(directory)?;
         let path = directory.join("spool.db");
@@ -98,7 +102,7 @@ impl Spool {
                 path: path.clone(),
                 source,
             })?;
-        let shared = Arc::new(Shared::new(&store, queue_bytes));
+        let shared = Arc::new(Shared::new(&store, queue_bytes, metrics));
         let cursors = (0..owner.upstreams.len()).map(|upstream| store.cursor(upstream));
         let cursors = cursors.collect();
         let for_writer = Arc::clone(&shared);
@@ -127,6 +131,8 @@ impl Spool {
         let mut inner = self.shared.lock();
         if record.seq <= inner.queue.last_seq() {
             inner.counts.repeated += 1;
+            self.shared.metrics.add(Count::SpoolIn, 1);
+            self.shared.metrics.add(Count::SpoolRepeated, 1);
             return;
         }
         let idle = inner.queue.work() != Work::Records;
@@ -141,6 +147,8 @@ impl Spool {
         inner.telling = inner.telling.saturating_sub(tells);
         inner.dropped(dropped);
         drop(inner);
+        self.shared.metrics.add(Count::SpoolIn, 1);
+        self.shared.metrics.add(Count::SpoolQueueFull, dropped);
         if idle {
             self.shared.wake.notify_all();
         }

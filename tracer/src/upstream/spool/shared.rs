@@ -1,11 +1,13 @@
 //! What the pipeline, the writer's thread and the senders have in common, and the writer's loop.
 
 use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
+
+use crate::metrics::{Count, Metrics};
 
 use super::{
     super::table::Sum,
@@ -55,6 +57,7 @@ pub struct Shared {
     inner: Mutex<Inner>,
     pub(super) wake: Condvar,
     pub(super) published: watch::Sender<Published>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,7 @@ pub(super) struct Inner {
 
 impl Shared {
     /// As the store is when it was opened.
-    pub(super) fn new(store: &Store, queue_bytes: usize) -> Self {
+    pub(super) fn new(store: &Store, queue_bytes: usize, metrics: Arc<Metrics>) -> Self {
         let (lost, told) = store.losses();
         let (published, _) = watch::channel(Published {
             newest: Place::new(store.stream(), store.last_seq()),
@@ -94,6 +97,7 @@ impl Shared {
             }),
             wake: Condvar::new(),
             published,
+            metrics,
         }
     }
 
@@ -186,6 +190,8 @@ impl Shared {
         inner.lost += done.evicted;
         let lost = inner.lost;
         drop(inner);
+        self.metrics.add(Count::SpoolOut, done.acked);
+        self.metrics.add(Count::SpoolBounds, done.evicted);
         if done.evicted != 0 {
             tracing::error!(
                 records = done.evicted,
@@ -207,6 +213,8 @@ impl Shared {
         inner.counts.failed += 1;
         let dropped = inner.queue.put_back(batch);
         inner.dropped(dropped);
+        self.metrics.add(Count::SpoolFailures, 1);
+        self.metrics.add(Count::SpoolQueueFull, dropped);
         if !std::mem::replace(&mut inner.fails, true) {
             tracing::error!(%error, "the spool cannot be written: records wait in memory");
         }

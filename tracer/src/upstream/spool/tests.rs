@@ -30,7 +30,14 @@ fn names(names: &[&str]) -> Vec<String> {
 
 fn open(dir: &Path, stream: &str, upstreams: &[&str], bounds: Bounds) -> Spool {
     let upstreams = names(upstreams);
-    Spool::open(dir, &owner(stream, &upstreams), bounds, 1 << 20).expect("a spool")
+    Spool::open(
+        dir,
+        &owner(stream, &upstreams),
+        bounds,
+        1 << 20,
+        Arc::default(),
+    )
+    .expect("a spool")
 }
 
 pub(in crate::upstream) fn record(
@@ -151,7 +158,13 @@ fn a_second_tracer_is_kept_out() {
     let dir = tempfile::tempdir().expect("a directory");
     let _spool = open(dir.path(), "s", &["u"], ROOMY);
     let upstreams = names(&["u"]);
-    let second = Spool::open(dir.path(), &owner("s", &upstreams), ROOMY, 1 << 20);
+    let second = Spool::open(
+        dir.path(),
+        &owner("s", &upstreams),
+        ROOMY,
+        1 << 20,
+        Arc::default(),
+    );
     assert!(matches!(second, Err(SpoolError::InUse { .. })));
 }
 
