@@ -74,6 +74,12 @@ impl Seen {
             if gap {
                 seen.left_out += record.number("node.lost.record").unwrap_or(0);
             }
+            if let (Some(last), Some(seq), "stdout") = (seen.seqs.last(), record.seq(), sink) {
+                ensure!(
+                    gap || seq == last + 1,
+                    "a loss that is not told ahead: {line}"
+                );
+            }
             // The socket's own gap is no record of the stream: it has the number of the last lost.
             if !(gap && sink == "socket") {
                 seen.seqs.extend(record.seq());
@@ -167,7 +173,16 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
             return Err(error);
         }
     };
-    // It is read again: what comes now must come.
+    // It is read again. Behind the word about the loss everything comes.
+    loop {
+        let mut line = String::new();
+        ensure!(stdout.read_line(&mut line)? > 0, "tracer ended");
+        let told = line.contains("node.gap");
+        lines.push(line);
+        if told {
+            break;
+        }
+    }
     let reader =
         std::thread::spawn(move || -> std::io::Result<Vec<String>> { stdout.lines().collect() });
     let last = RawContainer::docker()?;
