@@ -235,6 +235,53 @@ impl Drop for Process {
     }
 }
 
+/// A child process that is ended when this goes, or when the test process does.
+#[derive(Debug)]
+pub struct Keep {
+    // Dropped in this order.
+    process: Process,
+    _leash: Leash,
+}
+
+impl Keep {
+    pub fn new(child: Child, what: &str) -> Result<Self> {
+        let process = Process::new(child, what)?;
+        let leash = Leash::new(&process)?;
+        Ok(Self {
+            process,
+            _leash: leash,
+        })
+    }
+
+    /// Ends it without a chance to do anything about it, and waits for that.
+    pub fn kill(self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait(DEADLINE).map(drop)
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn terminate(self) -> Result<ExitStatus> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait(DEADLINE)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.process.wait(DEADLINE)
+    }
+}
+
 /// Shell convention of an exit status.
 #[must_use]
 pub fn shell_code(status: ExitStatus) -> i32 {

@@ -59,6 +59,7 @@ use self::{
     wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
 };
 use crate::{
+    clock::{Reading, Watch},
     engine::{Engine, Entry},
     enrich::{Source, Sources},
     filter::Filter,
@@ -125,6 +126,7 @@ enum Wake {
     Alive,
     HangUp,
     ClockSet,
+    Clock(Reading),
     Timer,
     Terminate,
 }
@@ -138,6 +140,7 @@ struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
+    clock: Watch,
     /// Standard output once more, to learn that its reader is gone while nothing is written.
     hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
@@ -190,6 +193,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Socket => live.core.serve_socket(),
             Wake::Scanned(snapshot) => live.scanned(snapshot)?,
             Wake::ClockSet => live.clock_was_set()?,
+            Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::Reload => live.reload(),
             Wake::Alive => service::alive(),
             Wake::HangUp => break End::ReaderGone,
@@ -226,6 +230,7 @@ impl Live {
             () = socket_ready(self.core.outlets.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
+            reading = self.clock.changed() => Wake::Clock(reading),
             _ = signals.hangup.recv() => Wake::Reload,
             () = self.service.due() => Wake::Alive,
             () = until(timer) => Wake::Timer,
@@ -296,6 +301,7 @@ impl Live {
             tracing::debug!(%error, "the wall clock was set");
         }
         arm(self.clock_set.get_ref())?;
+        self.clock.look();
         self.core.entry(&Entry::Offset(wall_offset()))
     }
 

@@ -6,14 +6,12 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::command::{Leash, Process};
+use crate::command::Keep;
 
 /// How a node is.
 #[derive(Debug, Clone)]
@@ -40,10 +38,8 @@ pub struct Node {
 
 #[derive(Debug)]
 struct Running {
-    // Dropped in this order.
     stdin: Option<ChildStdin>,
-    process: Process,
-    _leash: Leash,
+    process: Keep,
 }
 
 impl Node {
@@ -87,21 +83,15 @@ impl Node {
             .spawn()
             .with_context(|| format!("start {}", settings.program.display()))?;
         let stdin = child.stdin.take();
-        let process = Process::new(child, "synthetic-node")?;
-        let leash = Leash::new(&process)?;
-        self.running = Some(Running {
-            stdin,
-            process,
-            _leash: leash,
-        });
+        let process = Keep::new(child, "synthetic-node")?;
+        self.running = Some(Running { stdin, process });
         Ok(())
     }
 
     /// As a power switch does it, but for the page cache.
     pub fn kill(&mut self) -> Result<()> {
         if let Some(running) = self.running.take() {
-            running.process.signal(Signal::KILL)?;
-            running.process.wait(Duration::from_secs(20))?;
+            running.process.kill()?;
         }
         Ok(())
     }
@@ -110,7 +100,7 @@ impl Node {
     pub fn stop(&mut self) -> Result<()> {
         if let Some(mut running) = self.running.take() {
             running.stdin = None;
-            let status = running.process.wait(Duration::from_secs(30))?;
+            let status = running.process.wait()?;
             ensure!(status.success(), "the node ended with {status}");
         }
         Ok(())

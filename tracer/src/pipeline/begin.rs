@@ -10,6 +10,8 @@ use super::{
     poll_for,
 };
 use crate::{
+    clock::Watch,
+    engine::Entry,
     kernel::{freezers::Freezers, load::Kernel},
     lifecycle,
     record::{Host, Kind, Origin},
@@ -146,6 +148,7 @@ impl Live {
             state: parts.state,
             hierarchies: parts.hierarchies,
             clock_set: poll_for(clock_set, Interest::READABLE)?,
+            clock: Watch::start().context("cannot watch the clock")?,
             hang_up,
             processes: parts.processes,
             scans: super::repair::Scans::default(),
@@ -165,7 +168,16 @@ impl Live {
         core.outlets.check()?;
         core.journal = Some(journal);
         let since = core.engine.renderer.offset.at(core.losses.last_record);
+        let offset = now.offset;
+        let same_host =
+            *core.engine.machine.host() == now.host && *core.engine.renderer.host == now.identity;
         core.resume(now)?;
+        if same_host {
+            // The journal has to say it to the process after this one.
+            core.entry(&Entry::Offset(offset))?;
+        } else {
+            core.begin_journal_again(last.unfinished)?;
+        }
         if !pinned {
             // These programs have lost nothing yet.
             core.losses.told.clear();

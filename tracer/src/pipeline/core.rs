@@ -14,6 +14,7 @@ use tracer_common::CgroupKey;
 
 use super::outlets::Outlets;
 use crate::{
+    clock::Reading,
     decode::{RawEvent, What, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
@@ -21,7 +22,7 @@ use crate::{
     lifecycle::{Action, Metadata},
     metadata::Question,
     reconcile,
-    record::{Kind, Node},
+    record::{Clock, Kind, Node},
     recording::{Header, Recorder},
     state::Journal,
     time::{BootNs, Timestamp, boot_now},
@@ -179,6 +180,22 @@ impl Core {
         self.entry(&entry)
     }
 
+    /// `node.clock`: how far the wall clock can be trusted, where that changed.
+    pub(super) fn tell_clock(&mut self, reading: Reading) -> anyhow::Result<()> {
+        let clock = Clock {
+            synchronized: reading.synchronized,
+            max_error_us: reading.max_error_us,
+            source: reading.source.as_str().to_owned(),
+        };
+        self.outlets.set_clock(&clock);
+        let node = Node {
+            clock: Some(clock),
+            ..Node::default()
+        };
+        self.node(Kind::NodeClock, Box::new(node))?;
+        self.flush()
+    }
+
     pub(super) fn read_freezers(&mut self) -> anyhow::Result<()> {
         let Some(freezers) = &mut self.freezers else {
             return Ok(());
@@ -317,6 +334,16 @@ impl Core {
             journal.begin_again(&head(&self.engine, &self.losses))?;
         }
         Ok(())
+    }
+
+    /// Begins a new journal because the head of the old one does not hold any more.
+    pub(super) fn begin_journal_again(&mut self, unfinished: bool) -> anyhow::Result<()> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        let mut head = head(&self.engine, &self.losses);
+        head.unfinished = unfinished;
+        journal.begin_again(&head)
     }
 
     /// The end: the journal is the table alone, on disk.

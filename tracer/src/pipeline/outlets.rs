@@ -13,7 +13,7 @@ use crate::{
     filter::Filter,
     format::Format,
     lifecycle::Event,
-    record::{Node, Record},
+    record::{Clock, Node, Record},
     render::Renderer,
     sink::{
         Batch,
@@ -176,6 +176,19 @@ impl Outlets {
         }
         #[cfg(not(feature = "upstream"))]
         let _: u64 = records;
+    }
+
+    pub(super) fn set_clock(&self, clock: &Clock) {
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = &self.uplink {
+            uplink.set_clock(crate::uplink::Clock {
+                synchronized: clock.synchronized,
+                max_error_us: clock.max_error_us,
+                source: clock.source.clone(),
+            });
+        }
+        #[cfg(not(feature = "upstream"))]
+        let _: &Clock = clock;
     }
 
     /// What a process before this one wrote, and what of it each sink did not get: `first` is the

@@ -341,9 +341,11 @@ const LANE: usize = 16;
 fn is_plain(text: &[u8]) -> bool {
     // No `all`: it would stop, and so look, at every byte.
     let plain = |lane: &[u8]| {
-        lane.iter().fold(true, |plain, byte| {
-            plain & (0x20..0x80).contains(byte) & (*byte != b'"') & (*byte != b'\\')
-        })
+        let odd = lane.iter().fold(0_u8, |odd, byte| {
+            let ends_or_escapes = u8::from(*byte == b'"') | u8::from(*byte == b'\\');
+            odd | u8::from(*byte < 0x20) | (*byte & 0x80) | ends_or_escapes
+        });
+        odd == 0
     };
     let (lanes, rest) = text.as_chunks::<LANE>();
     lanes.iter().all(|lane| plain(lane)) && plain(rest)

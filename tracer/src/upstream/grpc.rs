@@ -100,7 +100,7 @@ impl Gateway {
         let channel = timeout(OPENING, endpoint.connect())
             .await
             .map_err(|_elapsed| SessionError::Stalled("connecting"))?
-            .map_err(|error| SessionError::Connect(error.into()))?;
+            .map_err(|error| unreachable(&error))?;
         let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_HEARD_BYTES);
         let (to, said) = mpsc::channel(CHANNEL);
         let hello = from_node(Said::Hello(hello(link, stream)));
@@ -471,6 +471,15 @@ fn refusal(refused: Refused) -> SessionError {
         detail: refused.detail,
         patience,
     }
+}
+
+/// The transport's errors repeat their causes: the first cause says it all.
+fn unreachable(error: &tonic::transport::Error) -> SessionError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    SessionError::Connect(anyhow::anyhow!("{cause}"))
 }
 
 /// What a call's end says.

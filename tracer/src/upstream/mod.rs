@@ -26,7 +26,8 @@ pub mod settings;
 pub mod spool;
 pub mod table;
 mod target;
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod tests;
 
 use std::{
