@@ -149,7 +149,7 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
         let before = rss_anon(pid)?;
         let begin = Instant::now();
         let ids = load(stall()?)?;
-        let (lives, took) = (ids.len(), begin.elapsed());
+        let (count, took) = (ids.len(), begin.elapsed());
         wait_until(DEADLINE, "the file to have all of it", || {
             Ok(all_in(&file, &ids)?.then_some(()))
         })?;
@@ -161,7 +161,7 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
         Ok((
             lines,
             ids,
-            format!("{lives} lives in {took:.1?}; RssAnon {before} -> {after} KiB"),
+            format!("{count} lives in {took:.1?}; RssAnon {before} -> {after} KiB"),
         ))
     })();
     let end = Pid::from_raw(i32::try_from(pid)?).context("a pid")?;
