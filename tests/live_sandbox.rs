@@ -141,7 +141,7 @@ fn session_of_before(without: &str) -> Result<Vec<String>> {
         .spawn()?;
     let lines = BufReader::new(tracer.stdout.take().context("stdout")?).lines();
     let mut told = Vec::new();
-    let mut follow = || -> Result<()> {
+    let follow = || -> Result<()> {
         for line in lines {
             let record = Record::parse(&line?)?;
             if record.is("node.synced") {

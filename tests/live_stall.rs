@@ -74,6 +74,12 @@ impl Seen {
             if gap {
                 seen.left_out += record.number("node.lost.record").unwrap_or(0);
             }
+            if let (Some(last), Some(seq), "stdout") = (seen.seqs.last(), record.seq(), sink) {
+                ensure!(
+                    gap || seq == last + 1,
+                    "a loss that is not told ahead: {line}"
+                );
+            }
             // The socket's own gap is no record of the stream: it has the number of the last lost.
             if !(gap && sink == "socket") {
                 seen.seqs.extend(record.seq());
@@ -143,7 +149,7 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
         let before = rss_anon(pid)?;
         let begin = Instant::now();
         let ids = load(stall()?)?;
-        let (lives, took) = (ids.len(), begin.elapsed());
+        let (count, took) = (ids.len(), begin.elapsed());
         wait_until(DEADLINE, "the file to have all of it", || {
             Ok(all_in(&file, &ids)?.then_some(()))
         })?;
@@ -155,7 +161,7 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
         Ok((
             lines,
             ids,
-            format!("{lives} lives in {took:.1?}; RssAnon {before} -> {after} KiB"),
+            format!("{count} lives in {took:.1?}; RssAnon {before} -> {after} KiB"),
         ))
     })();
     let end = Pid::from_raw(i32::try_from(pid)?).context("a pid")?;
@@ -167,7 +173,16 @@ fn standard_output_that_is_not_read_costs_the_others_nothing() -> Result<()> {
             return Err(error);
         }
     };
-    // It is read again: what comes now must come.
+    // It is read again. Behind the word about the loss everything comes.
+    loop {
+        let mut line = String::new();
+        ensure!(stdout.read_line(&mut line)? > 0, "tracer ended");
+        let told = line.contains("node.gap");
+        lines.push(line);
+        if told {
+            break;
+        }
+    }
     let reader =
         std::thread::spawn(move || -> std::io::Result<Vec<String>> { stdout.lines().collect() });
     let last = RawContainer::docker()?;

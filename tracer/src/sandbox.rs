@@ -194,8 +194,8 @@ fn program(
 }
 
 /// What bpf(2) is still used for: elements of maps (`linux/bpf.h`: look up, update, delete, next
-/// key, look up and delete, the batches of these, freeze).
-const BPF_COMMANDS: [u64; 10] = [1, 2, 3, 4, 21, 22, 24, 25, 26, 27];
+/// key, look up and delete, the batches of these), and what a map is (by its descriptor).
+const BPF_COMMANDS: [u64; 10] = [1, 2, 3, 4, 15, 21, 24, 25, 26, 27];
 
 /// What is called in any mode, by what it is for.
 const CALLS: &[i64] = &[

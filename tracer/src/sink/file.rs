@@ -69,6 +69,8 @@ pub struct FileSink {
     /// Number of the newest record that was taken.
     taken: u64,
     lost: u64,
+    /// A record was left out and that is not told yet.
+    losing: bool,
 }
 
 impl FileSink {
@@ -96,6 +98,7 @@ impl FileSink {
             capacity,
             taken,
             lost: 0,
+            losing: false,
         })
     }
 
@@ -112,7 +115,10 @@ impl FileSink {
             if !line.passes {
                 continue;
             }
-            if queue.bytes + piece.bytes.len() + line.bytes.len() > self.capacity {
+            // After a loss nothing goes out before it is told.
+            let full = queue.bytes + piece.bytes.len() + line.bytes.len() > self.capacity;
+            if full || self.losing {
+                self.losing = true;
                 self.lost += 1;
                 continue;
             }
@@ -138,7 +144,11 @@ impl FileSink {
             return None;
         }
         let room = self.shared.lock().bytes < self.capacity / 2;
-        room.then(|| std::mem::take(&mut self.lost))
+        if !room {
+            return None;
+        }
+        self.losing = false;
+        Some(std::mem::take(&mut self.lost))
     }
 
     /// A new process begins, which can tell nothing older than record `first` again. What is

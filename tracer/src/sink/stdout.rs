@@ -54,6 +54,8 @@ pub struct StdoutSink {
     queued: VecDeque<(u64, usize)>,
     capacity: usize,
     lost: u64,
+    /// A record was left out and that is not told yet.
+    losing: bool,
     mark: Mark,
 }
 
@@ -104,6 +106,7 @@ impl StdoutSink {
             queued: VecDeque::new(),
             capacity,
             lost: 0,
+            losing: false,
             mark,
         })
     }
@@ -137,7 +140,9 @@ impl StdoutSink {
         let had = self.mark.seq();
         let waits = !self.queue.is_empty();
         for line in batch.lines().filter(|line| line.passes && line.seq > had) {
-            if waits && self.queue.len() + line.bytes.len() > self.capacity {
+            // After a loss nothing goes out before it is told.
+            if self.losing || waits && self.queue.len() + line.bytes.len() > self.capacity {
+                self.losing = true;
                 self.lost += 1;
                 continue;
             }
@@ -243,7 +248,11 @@ impl StdoutSink {
     /// Records left out since this was last asked, once there is room to say so.
     pub fn take_lost(&mut self) -> Option<u64> {
         let room = self.queue.len() < self.capacity / 2;
-        (room && self.lost != 0).then(|| std::mem::take(&mut self.lost))
+        if !room || self.lost == 0 {
+            return None;
+        }
+        self.losing = false;
+        Some(std::mem::take(&mut self.lost))
     }
 
     /// Writes as much as is taken without waiting; 0 if nothing is.
