@@ -1,6 +1,10 @@
 //! Nodes and a gateway under faults: real processes, a plan per seed.
 //!
-//! `TRACER_SEED=n` carries out one plan again, `TRACER_SEEDS=n` so many (default 10, one per theme).
+//! The gateway is the simplest one that keeps the protocol's promises (`reference-gateway`);
+//! `TRACER_GATEWAY=shipped` takes `tracer gateway` instead.
+//!
+//! `TRACER_SEED=n` carries out one plan again, `TRACER_SEEDS=n` so many (default 10, one per theme),
+//! `TRACER_FIRST_SEED=n` where to begin.
 
 use std::{collections::BTreeMap, env, path::PathBuf};
 
@@ -15,9 +19,9 @@ use tracer_tests::{
 
 fn programs() -> Programs {
     Programs {
-        gateway: match env::var_os("TRACER_REFERENCE") {
-            Some(_) => PathBuf::from(env!("CARGO_BIN_EXE_reference-gateway")),
-            None => binary(),
+        gateway: match env::var_os("TRACER_GATEWAY") {
+            Some(_) => binary(),
+            None => PathBuf::from(env!("CARGO_BIN_EXE_reference-gateway")),
         },
         node: PathBuf::from(env!("CARGO_BIN_EXE_synthetic-node")),
     }
