@@ -3,6 +3,8 @@
 mod ask;
 pub mod doctor;
 pub mod events;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod identify;
 pub mod inspect;
 pub mod ps;
