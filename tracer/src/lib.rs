@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod decode;
@@ -35,8 +36,12 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+pub mod sandbox;
 pub mod sink;
+pub mod state;
 pub mod status;
 pub mod time;
 #[cfg(feature = "upstream")]
 pub mod uplink;
+#[cfg(feature = "upstream")]
+pub mod upstream;

@@ -27,6 +27,11 @@ fn main() -> ExitCode {
         #[cfg(feature = "gateway")]
         Command::Gateway(args) => commands::gateway::run(*args),
         Command::Schema => commands::schema::run(),
+        Command::Unload(args) => commands::unload::run(&args),
+        Command::Completions(args) => commands::texts::completions(&args),
+        Command::Man(args) => commands::texts::man(&args),
+        Command::Unit => commands::texts::unit(),
+        Command::LoadPrograms => commands::unload::load_programs(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
