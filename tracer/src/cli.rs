@@ -45,6 +45,9 @@ pub enum Command {
     Ps(PsArgs),
     /// Tell all that is known of one container, and where each fact is from.
     Inspect(InspectArgs),
+    /// Take in the records of many nodes, keep them, and show them live.
+    #[cfg(feature = "gateway")]
+    Gateway(Box<crate::commands::gateway::GatewayArgs>),
     /// Print the JSON Schema of the records.
     Schema,
     /// Detach what `run --pin` left attached.

@@ -23,6 +23,8 @@ pub mod engine;
 pub mod enrich;
 pub mod filter;
 pub mod format;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod kernel;

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         Command::Events(args) => commands::events::run(args),
         Command::Ps(args) => commands::ps::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        #[cfg(feature = "gateway")]
+        Command::Gateway(args) => commands::gateway::run(*args),
         Command::Schema => commands::schema::run(),
         Command::Unload(args) => commands::unload::run(&args),
         Command::Completions(args) => commands::texts::completions(&args),

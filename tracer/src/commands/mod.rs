@@ -4,6 +4,8 @@ mod ask;
 mod attach;
 pub mod doctor;
 pub mod events;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod identify;
 pub mod inspect;
 pub mod ps;
