@@ -163,6 +163,10 @@ impl Process {
         Ok(Self { pid, end })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     pub(crate) fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
         let (status, _) = self
             .end
@@ -259,6 +263,17 @@ impl Keep {
     pub fn terminate(self) -> Result<ExitStatus> {
         self.process.signal(Signal::TERM)?;
         self.process.wait(DEADLINE)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
     }
 
     /// Waits for its end.

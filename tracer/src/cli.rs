@@ -45,8 +45,22 @@ pub enum Command {
     Ps(PsArgs),
     /// Tell all that is known of one container, and where each fact is from.
     Inspect(InspectArgs),
+    /// Take in the records of many nodes, keep them, and show them live.
+    #[cfg(feature = "gateway")]
+    Gateway(Box<crate::commands::gateway::GatewayArgs>),
     /// Print the JSON Schema of the records.
     Schema,
+    /// Detach what `run --pin` left attached.
+    Unload(UnloadArgs),
+    /// Print what completes commands and options in a shell.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write all of them into a directory.
+    Man(ManArgs),
+    /// Print a hardened unit for systemd.
+    Unit,
+    /// Load and attach the programs for a daemon, which starts this itself.
+    #[command(name = "load-programs", hide = true)]
+    LoadPrograms,
 }
 
 #[derive(Debug, Args, Default)]
@@ -91,6 +105,25 @@ pub struct RunArgs {
     /// How much of the recent stream is kept for the socket's readers, bytes.
     #[arg(long, env = "TRACER_HISTORY_BYTES", value_name = "BYTES")]
     pub history_bytes: Option<usize>,
+    /// Append records to this file, as JSON lines; SIGHUP opens its name again.
+    #[arg(long, value_name = "FILE", env = "TRACER_FILE")]
+    pub file: Option<PathBuf>,
+    /// Whether records are written to standard output.
+    #[arg(long, env = "TRACER_STDOUT", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub stdout: Option<bool>,
+    /// Keep here what the stream needs to go on in the next process. Without it each run is a new
+    /// stream. A service's `StateDirectory=` is used by itself.
+    #[arg(long, value_name = "DIR", env = "TRACER_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Leave the programs attached when tracer ends or is killed, pinned in this directory of bpffs
+    /// [default: /sys/fs/bpf/tracer]: the ring goes on collecting, and the next tracer misses
+    /// nothing. Needs --state-dir.
+    #[arg(long, value_name = "DIR", env = "TRACER_PIN", num_args = 0..=1, default_missing_value = "/sys/fs/bpf/tracer", require_equals = true)]
+    pub pin: Option<PathBuf>,
+    /// What is given up once the programs are attached: capabilities and system calls that are not
+    /// needed, the capabilities alone, or nothing [default: full]
+    #[arg(long, value_enum, env = "TRACER_SANDBOX")]
+    pub sandbox: Option<SandboxArg>,
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -195,6 +228,18 @@ pub struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Where they are pinned.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "TRACER_PIN",
+        default_value = "/sys/fs/bpf/tracer"
+    )]
+    pub pin: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// The recording.
     pub file: PathBuf,
@@ -268,6 +313,34 @@ pub enum FormatArg {
     CloudEvents,
     /// The lines of `docker events --format '{{json .}}'`, for every runtime.
     Docker,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Whose page; without it that of tracer itself.
+    pub command: Option<String>,
+    /// Write the pages of all commands into this directory.
+    #[arg(long = "all", value_name = "DIR", conflicts_with = "command")]
+    pub directory: Option<PathBuf>,
+}
+
+/// How far the daemon shuts itself in once the programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxArg {
+    /// Capabilities and system calls that are not needed are given up.
+    #[default]
+    Full,
+    /// Only the capabilities.
+    Capabilities,
+    /// Nothing is given up.
+    None,
 }
 
 /// For commands that answer once: text for eyes, or JSON.

@@ -23,6 +23,8 @@ pub mod engine;
 pub mod enrich;
 pub mod filter;
 pub mod format;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod kernel;
@@ -35,7 +37,9 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+pub mod sandbox;
 pub mod sink;
+pub mod state;
 pub mod status;
 pub mod time;
 #[cfg(feature = "upstream")]

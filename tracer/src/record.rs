@@ -475,9 +475,19 @@ pub struct Node {
     /// With `node.clock`: how far the host's wall clock can be trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<Clock>,
-    /// With `node.stopped`: why.
+    /// With `node.stopped`, and with a `node.gap` in which nothing was traced: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl Node {
+    /// Whether this `node.gap` leaves the table in doubt: what a sink left out does not, nor do bulk
+    /// records, which change no state.
+    #[must_use]
+    pub fn needs_repair(&self) -> bool {
+        let bulk = tracer_common::loss::name(tracer_common::loss::BULK);
+        self.sink.is_none() && (self.reason.is_some() || self.lost.keys().any(|name| name != bulk))
+    }
 }
 
 /// How far a wall clock can be trusted. Nothing is ordered by it.

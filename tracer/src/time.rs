@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct BootNs(pub u64);
 
 impl BootNs {
@@ -27,7 +29,7 @@ impl BootNs {
 pub struct Timestamp(pub u64);
 
 /// What is added to [`BootNs`] to get a [`Timestamp`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallOffset(pub u64);
 
 impl WallOffset {
@@ -104,7 +106,10 @@ impl Timestamp {
         let (month, day) = (number(5, 7)?, number(8, 10)?);
         let seconds = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
         let days = days_since_1970(year, month, day)?;
-        let value = Self((days * 86_400 + seconds) * 1_000_000_000 + number(20, 29)?);
+        // Four digits of a year reach beyond what 64 bits of nanoseconds hold (2554).
+        let seconds = days.checked_mul(86_400)?.checked_add(seconds)?;
+        let nanos = seconds.checked_mul(1_000_000_000)?;
+        let value = Self(nanos.checked_add(number(20, 29)?)?);
         (value.text() == *bytes).then_some(value)
     }
 }
@@ -186,6 +191,7 @@ mod tests {
         check(1_795_296_168_197_953_294, "2026-11-21T21:22:48.197953294Z");
         check(4_107_542_399_999_999_999, "2100-02-28T23:59:59.999999999Z");
         check(4_107_542_400_000_000_000, "2100-03-01T00:00:00.000000000Z");
+        check(u64::MAX, "2554-07-21T23:34:33.709551615Z");
     }
 
     #[test]
@@ -195,6 +201,8 @@ mod tests {
             "2026-11-21",
             "2026-13-21T21:22:48.197953294Z",
             "x026-11-21T21:22:48.197953294Z",
+            "2554-07-21T23:34:33.709551616Z",
+            "9999-12-31T23:59:59.999999999Z",
         ] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }

@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run`, `test` and `kernels`.
+//! The repository's own commands: `cargo xtask build`, `run`, `test`, `fuzz` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -12,6 +12,7 @@
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
 //!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
+//!    └────▶ fuzz (cargo-fuzz, sanitizers)
 //! ```
 //!
 //! Invariants: nothing is installed before it was said what and why; a second run that finds all in
@@ -27,6 +28,7 @@ use clap::{Parser, Subcommand};
 mod build;
 mod command;
 mod ebpf;
+mod fuzz;
 mod kernels;
 mod linker;
 mod mounts;
@@ -53,6 +55,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Build(build::Args),
+    Fuzz(fuzz::Args),
     Kernels(kernels::Args),
     Run(run::Args),
     Test(test::Args),
@@ -61,6 +64,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Build(args) => build::main(&args),
+        Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Kernels(args) => kernels::main(&args),
         Verb::Run(args) => run::main(&args),
         Verb::Test(args) => test::main(&args),

@@ -22,7 +22,7 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
     let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
     let (mut player, header) = Player::new(BufReader::with_capacity(1 << 20, file))
         .with_context(|| format!("cannot replay {name}"))?;
-    let mut engine = header.engine();
+    let mut engine = header.into_engine();
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut line = Vec::with_capacity(4096);
     loop {
@@ -40,11 +40,10 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
         };
         let (now, entry) = next;
         let stepped = engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                let record = renderer.record(&event, now);
-                if filter.matches(&record) {
-                    format.write(&record, &mut line);
-                }
+            if let Effect::Event(event) = effect
+                && filter.wants(&event)
+            {
+                format.event(renderer, &event, now, &mut line);
             }
         });
         if let Err(error) = stepped {

@@ -15,7 +15,7 @@ use crate::{
     engine::{Effect, Engine, Entry},
     enrich::{Source, Sources, lookup},
     host,
-    lifecycle::{self, Action, Ask},
+    lifecycle::{self, Action, Ask, Machine},
     metadata,
     reconcile::{self, Watch},
     record::Origin,
@@ -60,7 +60,7 @@ pub(super) fn survey() -> Result<Engine, Failure> {
         offset: wall_offset(),
         hierarchies: names.into_iter().collect::<BTreeMap<_, _>>(),
     };
-    let mut engine = Engine::new(host, renderer, 1);
+    let mut engine = Engine::new(Machine::new(host, 1), renderer);
     let snapshot = reconcile::scan(&hierarchies, &mut Unwatched);
     let asked = step(
         &mut engine,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use tracer_common::{CgroupKey, flags};
 
 use super::{
@@ -357,7 +358,7 @@ pub(super) fn is_runtime_init(comm: &[u8]) -> bool {
 }
 
 /// Ends of inner processes lately told, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
     known: BTreeMap<u32, u64>,
     order: VecDeque<u32>,

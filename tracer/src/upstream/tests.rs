@@ -1,5 +1,7 @@
 //! The sender against a receiver that does as the test says.
 
+#![cfg(feature = "gateway")]
+
 use std::{
     path::Path,
     sync::Arc,

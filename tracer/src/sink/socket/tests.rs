@@ -30,7 +30,7 @@ fn engine() -> Engine {
         offset: WallOffset(0),
         hierarchies: BTreeMap::new(),
     };
-    Engine::new(host, renderer, 1)
+    Engine::new(crate::lifecycle::Machine::new(host, 1), renderer)
 }
 
 fn path() -> PathBuf {
