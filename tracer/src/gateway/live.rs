@@ -239,7 +239,7 @@ impl Queries {
             return None;
         }
         let reply = timeout(PATIENCE, replies.recv()).await.ok()??;
-        if !reply.error.is_empty() && !reply.containers.is_empty() {
+        if !reply.error.is_empty() {
             return None;
         }
         Some(Answer {

@@ -53,7 +53,7 @@ use self::{
     session::{MAX_MESSAGE, QUEUE_MESSAGES, Service},
     store::{Readers, Store},
 };
-use crate::uplink::uplink_server::UplinkServer;
+use crate::uplink::uplink_server::{SERVICE_NAME, UplinkServer};
 
 /// What the gateway needs to know.
 #[derive(Debug, Clone)]
@@ -221,5 +221,7 @@ fn nodes(service: Service) -> Router {
         .unwrap_or(usize::MAX)
         .saturating_add(64 << 10);
     let server = UplinkServer::new(service).max_decoding_message_size(size);
-    tonic::service::Routes::new(server).into_axum_router()
+    // Without tonic's own fallback, which would stand against that of the face.
+    let path = format!("/{SERVICE_NAME}/{{*call}}");
+    Router::new().route_service(&path, server)
 }

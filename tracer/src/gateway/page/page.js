@@ -72,6 +72,8 @@ function losses(node) {
   return parts.length ? [parts.join(", "), "bad"] : ["none", "soft"];
 }
 
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+
 function showNodes() {
   const body = $("nodes").tBodies[0];
   const rows = [];
@@ -95,7 +97,7 @@ function showNodes() {
   $("node-names").replaceChildren(...names);
   $("no-nodes").hidden = rows.length > 0;
   const lost = away ? `, ${away} unreachable` : "";
-  $("sum").textContent = `${nodes.size} nodes${lost} · ${containers} containers`;
+  $("sum").textContent = `${count(nodes.size, "node")}${lost} · ${count(containers, "container")}`;
 }
 
 async function loadNodes() {
@@ -172,9 +174,19 @@ function showDetail(one) {
   $("detail").showModal();
 }
 
-function mark(kind) {
+let drawing = false;
+
+// A record of before has its place by its own time.
+function mark(kind, time) {
   move();
-  bars[SECONDS - 1][kind] += 1;
+  const back = Math.max(0, second - Math.floor(Date.parse(time) / 1000));
+  if (back < SECONDS) bars[SECONDS - 1 - back][kind] += 1;
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    drawBars();
+  });
 }
 
 function move() {
@@ -208,7 +220,7 @@ function told(data) {
   const { node, record } = data;
   cursor = data.cursor;
   const kind = KINDS[record.type];
-  if (kind) mark(kind);
+  if (kind) mark(kind, record.time);
   if (record.container) stale = true;
   if (!kind && !record.type.startsWith("node.")) return;
   const line = element("li");
