@@ -35,8 +35,6 @@ mod grpc;
 mod http;
 mod learn;
 mod peer;
-#[cfg(test)]
-mod tests;
 
 use std::{
     path::PathBuf,
