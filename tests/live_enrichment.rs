@@ -129,16 +129,16 @@ fn podman_containers_start_with_all_that_files_know() -> Result<()> {
 fn ctr_containers_start_with_all_that_files_know() -> Result<()> {
     let _live = live!("containerd", "ctr");
     let containerd = Containerd::shared()?;
-    let containers: Vec<_> = (0..count())
+    let named: Vec<_> = (0..count())
         .map(|_| containerd.name_container("default"))
         .collect::<Result<_>>()?;
     let mut tracer = Tracer::start(&[])?;
-    all(&containers, |one| {
+    all(&named, |one| {
         let run = ["run", "--detach", "--null-io", "--label", "app=shop"];
         let what = [image::NAME, one.id(), "/bin/true"];
         containerd.spawn("default", &[&run[..], &what].concat())
     })?;
-    let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
+    let ids: Vec<String> = named.iter().map(|one| one.id().to_owned()).collect();
     share(
         &mut tracer,
         "ctr",
