@@ -2,8 +2,9 @@
 
 use rustix::process::Signal;
 use tracer_tests::{
-    Context, Record, Result, Tracer, ensure, live,
+    Context, Record, Result, Step, Tracer, created, emptied, ensure, exited, live,
     raw::{RawContainer, Shape},
+    removed, started,
     wait::DEADLINE,
 };
 
@@ -146,5 +147,53 @@ fn a_storm_inside_containers_pushes_out_no_lifecycle_record() -> Result<()> {
         "{seen} told and {dropped} dropped of 6000 bulk records"
     );
     println!("bulk: {seen} told, {dropped} dropped and told as such");
+    Ok(())
+}
+
+/// A storm at full speed in one container, told exec by exec as far as that goes; others live beside
+/// it, and each of them is told whole.
+#[test]
+fn lives_beside_a_storm_are_told_whole() -> Result<()> {
+    const LIVES: usize = 100;
+    let _live = live!("runc", "cc");
+    let mut tracer = Tracer::start(&["--ring-bytes", "262144", "--processes"])?;
+    let runc = tracer_tests::runtimes::Runc::new()?;
+    let storm = "while :; do /bin/true; done";
+    let bundle = runc.container(&tracer_tests::runtimes::Spec::new(&[
+        "/bin/sh", "-c", storm,
+    ]))?;
+    let run = bundle.run_spawn()?;
+    tracer.expect_of(bundle.id(), "container.started", 1)?;
+    let mut ids = Vec::new();
+    for _ in 0..LIVES {
+        let container = RawContainer::docker()?;
+        container
+            .spawn(Shape::Joined, &["/bin/true"])?
+            .finish(DEADLINE)?
+            .ended(0)?;
+        ids.push(container.id().to_owned());
+        container.remove()?;
+    }
+    bundle.kill("KILL")?;
+    run.finish(DEADLINE)?.ended(137)?;
+    let life = [
+        created(),
+        started("/bin/true"),
+        exited(0),
+        emptied(),
+        removed(),
+    ];
+    let lives: Vec<(&str, &[Step])> = ids.iter().map(|id| (id.as_str(), &life[..])).collect();
+    tracer.expect_lives(&lives)?;
+    let records = tracer.stop_after_loss()?;
+    let storm = records.iter().filter(|record| record.is("process.exec"));
+    let gaps = records.iter().filter(|record| record.is("node.gap"));
+    let dropped: u64 = gaps
+        .filter_map(|gap| gap.at("node.lost")?.get("process")?.as_u64())
+        .sum();
+    println!(
+        "{LIVES} lives beside {} told and {dropped} dropped bulk records",
+        storm.count()
+    );
     Ok(())
 }

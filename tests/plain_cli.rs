@@ -36,6 +36,36 @@ fn file(directory: &tempfile::TempDir, name: &str, content: &[u8]) -> Result<Pat
 }
 
 #[test]
+fn texts_come_with_the_program() -> Result<()> {
+    for (shell, named) in [
+        ("bash", "_tracer()"),
+        ("zsh", "#compdef tracer"),
+        ("fish", "complete -c tracer"),
+    ] {
+        let done = run(&mut tracer(&["completions", shell]))?.ended(0)?;
+        ensure!(
+            done.stdout.contains(named) && done.stdout.contains("--state-dir"),
+            "{shell}: {}",
+            done.stdout
+        );
+    }
+    let page = run(&mut tracer(&["man", "run"]))?.ended(0)?;
+    ensure!(page.stdout.contains(".TH") && page.stdout.contains("sandbox"));
+    fails(&["man", "nothing"], 2, "nothing")?;
+    let directory = tempfile::tempdir()?;
+    let pages = directory.path().join("man1");
+    let all = pages.display().to_string();
+    run(&mut tracer(&["man", "--all", &all]))?.ended(0)?;
+    for page in ["tracer.1", "tracer-run.1", "tracer-events.1"] {
+        ensure!(pages.join(page).is_file(), "{page}");
+    }
+    ensure!(!pages.join("tracer-load-programs.1").exists());
+    let unit = run(&mut tracer(&["unit"]))?.ended(0)?;
+    ensure!(unit.stdout.contains("\nType=notify\n"), "{}", unit.stdout);
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_named_and_ends_with_2() -> Result<()> {
     fails(&["run", "--nope"], 2, "--nope")?;
     fails(&["run", "--type", "container.born"], 2, "container.born")?;

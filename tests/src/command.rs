@@ -163,6 +163,10 @@ impl Process {
         Ok(Self { pid, end })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     pub(crate) fn wait(&self, deadline: Duration) -> Result<ExitStatus> {
         let (status, _) = self
             .end
@@ -228,6 +232,53 @@ impl Drop for Process {
         if self.signal(Signal::KILL).is_ok() {
             drop(self.wait(DEADLINE));
         }
+    }
+}
+
+/// A child process that is ended when this goes, or when the test process does.
+#[derive(Debug)]
+pub struct Keep {
+    // Dropped in this order.
+    process: Process,
+    _leash: Leash,
+}
+
+impl Keep {
+    pub fn new(child: Child, what: &str) -> Result<Self> {
+        let process = Process::new(child, what)?;
+        let leash = Leash::new(&process)?;
+        Ok(Self {
+            process,
+            _leash: leash,
+        })
+    }
+
+    /// Ends it without a chance to do anything about it, and waits for that.
+    pub fn kill(self) -> Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.wait(DEADLINE).map(drop)
+    }
+
+    /// Asks it to end, and waits for that.
+    pub fn terminate(self) -> Result<ExitStatus> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait(DEADLINE)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid.as_raw_nonzero().get()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&self) -> Result<ExitStatus> {
+        self.process.wait(DEADLINE)
     }
 }
 

@@ -29,14 +29,17 @@ pub mod image;
 pub mod janitor;
 pub mod life;
 pub mod lines;
+pub mod mortal;
 pub mod need;
 pub mod raw;
 pub mod record;
 pub mod runtimes;
+pub mod soak;
 pub mod tracer;
+pub mod upstream;
 pub mod wait;
 
-pub use anyhow::{Context, Result, ensure};
+pub use anyhow::{Context, Result, anyhow, ensure};
 pub use life::{
     Step, created, discovered, emptied, exec_exited, exec_killed, exec_started, exited, killed,
     oom, paused, removed, resumed, start_failed, started, started_without_exec,

@@ -235,6 +235,12 @@ impl Tracer {
         Ok(())
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Sends a signal to tracer; `STOP` and `CONT` make a daemon that does not get to run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)

@@ -143,6 +143,8 @@ pub struct Head {
 
 /// A cgroup: ids are unique only within a hierarchy (every root is 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "(u32, u64)", into = "(u32, u64)"))]
 #[repr(C)]
 pub struct CgroupKey {
     /// `kernfs_node.id`, which is the directory's inode number and file handle.
@@ -175,6 +177,19 @@ impl CgroupKey {
             *to = from;
         }
         bytes
+    }
+}
+
+/// Hierarchy and id, as a key stands in a recording.
+impl From<(u32, u64)> for CgroupKey {
+    fn from((hierarchy, id): (u32, u64)) -> Self {
+        Self::new(hierarchy, id)
+    }
+}
+
+impl From<CgroupKey> for (u32, u64) {
+    fn from(key: CgroupKey) -> Self {
+        (key.hierarchy, key.id)
     }
 }
 

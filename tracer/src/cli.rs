@@ -45,8 +45,22 @@ pub enum Command {
     Ps(PsArgs),
     /// Tell all that is known of one container, and where each fact is from.
     Inspect(InspectArgs),
+    /// Take in the records of many nodes, keep them, and show them live.
+    #[cfg(feature = "gateway")]
+    Gateway(Box<crate::commands::gateway::GatewayArgs>),
     /// Print the JSON Schema of the records.
     Schema,
+    /// Detach what `run --pin` left attached.
+    Unload(UnloadArgs),
+    /// Print what completes commands and options in a shell.
+    Completions(CompletionsArgs),
+    /// Print a manual page, or write all of them into a directory.
+    Man(ManArgs),
+    /// Print a hardened unit for systemd.
+    Unit,
+    /// Load and attach the programs for a daemon, which starts this itself.
+    #[command(name = "load-programs", hide = true)]
+    LoadPrograms,
 }
 
 #[derive(Debug, Args, Default)]
@@ -95,11 +109,85 @@ pub struct RunArgs {
     /// How much of the recent stream is kept for the socket's readers, bytes.
     #[arg(long, env = "TRACER_HISTORY_BYTES", value_name = "BYTES")]
     pub history_bytes: Option<usize>,
+    /// Append records to this file, as JSON lines; SIGHUP opens its name again.
+    #[arg(long, value_name = "FILE", env = "TRACER_FILE")]
+    pub file: Option<PathBuf>,
+    /// Whether records are written to standard output.
+    #[arg(long, env = "TRACER_STDOUT", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub stdout: Option<bool>,
+    /// Keep here what the stream needs to go on in the next process. Without it each run is a new
+    /// stream. A service's `StateDirectory=` is used by itself.
+    #[arg(long, value_name = "DIR", env = "TRACER_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Leave the programs attached when tracer ends or is killed, pinned in this directory of bpffs
+    /// [default: /sys/fs/bpf/tracer]: the ring goes on collecting, and the next tracer misses
+    /// nothing. Needs --state-dir.
+    #[arg(long, value_name = "DIR", env = "TRACER_PIN", num_args = 0..=1, default_missing_value = "/sys/fs/bpf/tracer", require_equals = true)]
+    pub pin: Option<PathBuf>,
+    /// What is given up once the programs are attached: capabilities and system calls that are not
+    /// needed, the capabilities alone, or nothing [default: full]
+    #[arg(long, value_enum, env = "TRACER_SANDBOX")]
+    pub sandbox: Option<SandboxArg>,
     /// Write the raw records to this file, for `tracer replay`.
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Serve what tracer counts, for Prometheus, at `IP:PORT` of the loopback or `unix:/PATH`
+    /// (`GET /metrics`).
+    #[cfg(feature = "metrics")]
+    #[arg(long, value_name = "ADDRESS", env = "TRACER_METRICS")]
+    pub metrics: Option<String>,
+    #[cfg(feature = "upstream")]
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// Where records are delivered to, durably.
+#[cfg(feature = "upstream")]
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Upstream")]
+pub struct UpstreamArgs {
+    /// Deliver all records, whatever the filters, to this gateway: `https://HOST:PORT`, `unix:/PATH`, or
+    /// `http://HOST:PORT` on this host (repeatable).
+    #[arg(
+        long = "upstream",
+        value_name = "URL",
+        env = "TRACER_UPSTREAM",
+        value_delimiter = ','
+    )]
+    pub upstreams: Vec<String>,
+    /// Under which name gateways know this node [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "TRACER_NODE")]
+    pub node: Option<String>,
+    /// Who may vouch for a gateway (PEM) [default: whom the host trusts]
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_CA")]
+    pub upstream_ca: Option<PathBuf>,
+    /// This node's certificate (PEM).
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_CERTIFICATE")]
+    pub upstream_certificate: Option<PathBuf>,
+    /// The certificate's key (PEM).
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_KEY")]
+    pub upstream_key: Option<PathBuf>,
+    /// Holds the token by which gateways let this node in.
+    #[arg(long, value_name = "FILE", env = "TRACER_UPSTREAM_TOKEN_FILE")]
+    pub upstream_token_file: Option<PathBuf>,
+    /// The name in a gateway's certificate, where it is not the URL's.
+    #[arg(long, value_name = "NAME", env = "TRACER_UPSTREAM_SERVER_NAME")]
+    pub upstream_server_name: Option<String>,
+    /// Deliver in plain text to other hosts as well. Everybody on the way reads along.
+    #[arg(long, env = "TRACER_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub insecure: Option<bool>,
+    /// Where records wait until every upstream has them [default: spool in the state directory]
+    #[arg(long, value_name = "DIR", env = "TRACER_SPOOL_DIR")]
+    pub spool_dir: Option<PathBuf>,
+    /// How much may wait there, bytes; beyond that the oldest go, which `node.gap` tells
+    /// [default: 268435456]
+    #[arg(long, value_name = "BYTES", env = "TRACER_SPOOL_BYTES")]
+    pub spool_bytes: Option<u64>,
+    /// How long records may wait there (90s, 30m, 12h, 7d) [default: 7d]
+    #[arg(long, value_name = "TIME", env = "TRACER_SPOOL_AGE")]
+    pub spool_age: Option<String>,
 }
 
 /// The same for every command that shows records.
@@ -141,6 +229,18 @@ pub struct DoctorArgs {
     pub btf: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = PlainFormat::Auto)]
     pub format: PlainFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Where they are pinned.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "TRACER_PIN",
+        default_value = "/sys/fs/bpf/tracer"
+    )]
+    pub pin: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -217,6 +317,34 @@ pub enum FormatArg {
     CloudEvents,
     /// The lines of `docker events --format '{{json .}}'`, for every runtime.
     Docker,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Whose page; without it that of tracer itself.
+    pub command: Option<String>,
+    /// Write the pages of all commands into this directory.
+    #[arg(long = "all", value_name = "DIR", conflicts_with = "command")]
+    pub directory: Option<PathBuf>,
+}
+
+/// How far the daemon shuts itself in once the programs are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxArg {
+    /// Capabilities and system calls that are not needed are given up.
+    #[default]
+    Full,
+    /// Only the capabilities.
+    Capabilities,
+    /// Nothing is given up.
+    None,
 }
 
 /// For commands that answer once: text for eyes, or JSON.

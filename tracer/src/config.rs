@@ -10,7 +10,7 @@ use tracer_common::COMM_LEN;
 
 pub use self::runtimes::Runtimes;
 use crate::{
-    cli::{FilterArgs, FormatArg, RunArgs},
+    cli::{FilterArgs, FormatArg, RunArgs, SandboxArg},
     filter::Filter,
     record::Kind,
     sink::socket::Choice,
@@ -29,6 +29,15 @@ pub struct Config {
     pub socket_group: Option<String>,
     pub history_bytes: usize,
     pub record: Option<PathBuf>,
+    pub sandbox: SandboxArg,
+    pub file: Option<PathBuf>,
+    pub stdout: bool,
+    pub state_dir: Option<PathBuf>,
+    pub pin: Option<PathBuf>,
+    #[cfg(feature = "metrics")]
+    pub metrics: Option<crate::metrics::Address>,
+    #[cfg(feature = "upstream")]
+    pub upstream: Option<crate::upstream::settings::Settings>,
     pub filter: Filter,
     pub runtimes: Runtimes,
 }
@@ -36,6 +45,7 @@ pub struct Config {
 /// The file. Unknown keys are errors: a misspelt one would be a setting that silently does nothing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "they are the keys of the file")]
 struct File {
     format: Option<FormatArg>,
     processes: Option<bool>,
@@ -46,6 +56,15 @@ struct File {
     socket: Option<PathBuf>,
     socket_group: Option<String>,
     history_bytes: Option<usize>,
+    file: Option<PathBuf>,
+    stdout: Option<bool>,
+    state_dir: Option<PathBuf>,
+    pin: Option<PathBuf>,
+    sandbox: Option<SandboxArg>,
+    #[cfg(feature = "metrics")]
+    metrics: Option<String>,
+    #[cfg(feature = "upstream")]
+    upstream: crate::upstream::settings::FileUpstream,
     filter: FileFilter,
     runtimes: Runtimes,
 }
@@ -61,7 +80,7 @@ struct FileFilter {
     label: Vec<String>,
 }
 
-const DEFAULT_RING_BYTES: u32 = 8 << 20;
+const DEFAULT_RING_BYTES: u32 = 1 << 20;
 /// Smaller rings lose records in the time that a wake-up takes.
 const MIN_RING_BYTES: u32 = 64 << 10;
 const DEFAULT_QUEUE_BYTES: usize = 8 << 20;
@@ -108,6 +127,12 @@ impl Config {
             history_bytes >= MIN_HISTORY_BYTES,
             "history_bytes is {history_bytes}: it must be at least {MIN_HISTORY_BYTES}"
         );
+        let state_dir = args.state_dir.or(file.state_dir).or_else(systemds);
+        let pin = args.pin.or(file.pin);
+        anyhow::ensure!(
+            pin.is_none() || state_dir.is_some(),
+            "pin without state_dir: what is pinned is of no use to a tracer that does not know its table"
+        );
         Ok(Self {
             format: args.format.or(file.format).unwrap_or(FormatArg::Auto),
             processes: args.processes.or(file.processes).unwrap_or(false),
@@ -122,6 +147,18 @@ impl Config {
             socket_group: args.socket_group.or(file.socket_group),
             history_bytes,
             record: args.record,
+            file: args.file.or(file.file),
+            stdout: args.stdout.or(file.stdout).unwrap_or(true),
+            sandbox: args.sandbox.or(file.sandbox).unwrap_or_default(),
+            state_dir,
+            pin,
+            #[cfg(feature = "metrics")]
+            metrics: match args.metrics.or(file.metrics) {
+                Some(text) => Some(crate::metrics::Address::parse(&text)?),
+                None => None,
+            },
+            #[cfg(feature = "upstream")]
+            upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
             runtimes: file.runtimes.checked(args.ask_runtimes)?,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),
@@ -132,6 +169,13 @@ impl Config {
             })?,
         })
     }
+}
+
+/// The directory that systemd made for `StateDirectory=`; the first, where there are several.
+fn systemds() -> Option<PathBuf> {
+    let all = std::env::var_os("STATE_DIRECTORY")?;
+    let first = all.to_str()?.split(':').next()?;
+    (!first.is_empty()).then(|| first.into())
 }
 
 fn either<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {
@@ -210,6 +254,7 @@ mod tests {
             ("procesess = true", "procesess"),
             ("[filter]\ntypo = []", "typo"),
             ("ring_bytes = 100000", "power of two"),
+            ("pin = \"/sys/fs/bpf/tracer\"", "state_dir"),
             ("runtime_names = [\"a-very-long-runtime-name\"]", "15 bytes"),
             ("[filter]\ntype = [\"container.born\"]", "container.born"),
             ("processes = \"yes\"", "processes"),

@@ -11,8 +11,8 @@ use tracer_common::CgroupKey;
 use crate::{
     decode::{DecodeError, decode},
     lifecycle::{self, Action, Event, Input, Machine, Metadata, Output, Snapshot},
-    record::{Kind, Node, Origin, Record},
-    render::Renderer,
+    record::{Host, Kind, Node, Origin, Record},
+    render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
@@ -55,11 +55,11 @@ pub enum Effect {
 }
 
 impl Engine {
-    /// An engine whose first record will be number `next_seq`.
+    /// An engine that goes on where `machine` is.
     #[must_use]
-    pub fn new(host: lifecycle::Host, renderer: Renderer, next_seq: u64) -> Self {
+    pub const fn new(machine: Machine, renderer: Renderer) -> Self {
         Self {
-            machine: Machine::new(host, next_seq),
+            machine,
             renderer,
             scratch: Vec::new(),
             undecoded: 0,
@@ -75,7 +75,7 @@ impl Engine {
         &mut self,
         now: BootNs,
         entry: &Entry<'_>,
-        mut effect: impl FnMut(&Renderer, Effect),
+        effect: impl FnMut(&Renderer, Effect),
     ) -> Result<(), DecodeError> {
         match entry {
             Entry::Raw(bytes) => match decode(bytes) {
@@ -114,6 +114,30 @@ impl Engine {
             Entry::Tick => self.machine.apply(now, Input::Tick, &mut self.scratch),
             Entry::Offset(offset) => self.renderer.offset = *offset,
         }
+        self.told(effect);
+        Ok(())
+    }
+
+    /// Goes on in another process, under the same or another boot of the host.
+    pub fn resume(
+        &mut self,
+        host: lifecycle::Host,
+        identity: Host,
+        offset: WallOffset,
+        effect: impl FnMut(&Renderer, Effect),
+    ) {
+        if identity.boot_id != self.renderer.host.boot_id {
+            self.machine.reboot();
+        }
+        self.renderer.hierarchies = host.hierarchies.iter().cloned().collect();
+        self.renderer.host = Arc::new(identity);
+        self.renderer.offset = offset;
+        self.renderer.written = Written::default();
+        self.machine.resume(host, &mut self.scratch);
+        self.told(effect);
+    }
+
+    fn told(&mut self, mut effect: impl FnMut(&Renderer, Effect)) {
         for output in self.scratch.drain(..) {
             let caused = match output {
                 Output::Event(event) => Effect::Event(event),
@@ -121,7 +145,6 @@ impl Engine {
             };
             effect(&self.renderer, caused);
         }
-        Ok(())
     }
 
     /// Raw records that could not be read.

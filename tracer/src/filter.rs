@@ -4,9 +4,14 @@
 //! itself concern no container, so conditions on containers let them pass; only `--type` leaves them
 //! out, and never `node.gap`: whoever reads the stream must learn that something is missing.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Container, K8s, Kind, Record};
+use crate::{
+    lifecycle::{Event, Identity},
+    record::{Container, K8s, Kind, Record, Runtime},
+};
 
 /// Conditions on a record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,27 +35,52 @@ impl Filter {
     /// Whether the record is wanted.
     #[must_use]
     pub fn matches(&self, record: &Record) -> bool {
-        if record.kind == Kind::NodeGap {
-            return true;
-        }
-        if !self.types.is_empty() && !self.types.contains(&record.kind) {
-            return false;
-        }
-        let container = record.container.as_ref();
-        container.is_none_or(|container| self.selects(container, record.k8s.as_deref()))
+        self.matches_kind(record.kind).unwrap_or_else(|| {
+            let container = record.container.as_ref();
+            container.is_none_or(|container| self.selects(container, record.k8s.as_deref()))
+        })
+    }
+
+    /// Whether the record of this event is wanted.
+    #[must_use]
+    pub fn wants(&self, event: &Event) -> bool {
+        self.matches_kind(event.kind).unwrap_or_else(|| {
+            let subject = event.container.as_ref();
+            subject.is_none_or(|subject| self.picks(&Subject::of(&subject.identity)))
+        })
     }
 
     /// Whether the container is wanted.
     #[must_use]
     pub fn selects(&self, container: &Container, k8s: Option<&K8s>) -> bool {
-        let runtime = container.runtime.as_ref().map(|runtime| &*runtime.name);
-        let namespace = k8s
+        self.picks(&Subject {
+            id: &container.id,
+            name: container.name.as_deref(),
+            runtime: container.runtime.as_ref(),
+            label: container.label.as_deref(),
+            k8s,
+        })
+    }
+
+    /// What the type alone decides.
+    fn matches_kind(&self, kind: Kind) -> Option<bool> {
+        if kind == Kind::NodeGap {
+            return Some(true);
+        }
+        let unwanted = !self.types.is_empty() && !self.types.contains(&kind);
+        unwanted.then_some(false)
+    }
+
+    fn picks(&self, subject: &Subject<'_>) -> bool {
+        let runtime = subject.runtime.map(|runtime| &*runtime.name);
+        let namespace = subject
+            .k8s
             .and_then(|k8s| k8s.namespace.as_ref())
             .map(|namespace| namespace.name.as_str());
         any(&self.runtimes, |wanted| runtime == Some(wanted))
             && any(&self.containers, |wanted| {
-                let by_id = container.id.starts_with(wanted) && wanted.len() >= MIN_PREFIX;
-                by_id || *container.id == *wanted || container.name.as_deref() == Some(wanted)
+                let by_id = subject.id.starts_with(wanted) && wanted.len() >= MIN_PREFIX;
+                by_id || subject.id == wanted || subject.name == Some(wanted)
             })
             && any(&self.namespaces, |wanted| namespace == Some(wanted))
             && any(&self.labels, |wanted| {
@@ -58,9 +88,30 @@ impl Filter {
                     Some((key, value)) => (key, Some(value)),
                     None => (wanted, None),
                 };
-                let found = container.label.as_ref().and_then(|labels| labels.get(key));
+                let found = subject.label.and_then(|labels| labels.get(key));
                 found.is_some_and(|found| value.is_none_or(|value| found == value))
             })
+    }
+}
+
+/// What conditions can be about.
+struct Subject<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    runtime: Option<&'a Runtime>,
+    label: Option<&'a BTreeMap<String, String>>,
+    k8s: Option<&'a K8s>,
+}
+
+impl<'a> Subject<'a> {
+    fn of(identity: &'a Identity) -> Self {
+        Self {
+            id: &identity.id,
+            name: identity.name.as_deref(),
+            runtime: identity.runtime.as_ref(),
+            label: identity.label.as_deref(),
+            k8s: identity.k8s.as_deref(),
+        }
     }
 }
 

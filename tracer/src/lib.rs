@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod decode;
@@ -22,11 +23,14 @@ pub mod engine;
 pub mod enrich;
 pub mod filter;
 pub mod format;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod kernel;
 pub mod lifecycle;
 pub mod metadata;
+pub mod metrics;
 pub mod pipeline;
 pub mod pretty;
 pub mod reconcile;
@@ -35,6 +39,12 @@ pub mod recording;
 pub mod render;
 #[cfg(feature = "runtimes")]
 pub mod runtimes;
+pub mod sandbox;
 pub mod sink;
+pub mod state;
 pub mod status;
 pub mod time;
+#[cfg(feature = "upstream")]
+pub mod uplink;
+#[cfg(feature = "upstream")]
+pub mod upstream;

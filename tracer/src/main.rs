@@ -24,7 +24,14 @@ fn main() -> ExitCode {
         Command::Events(args) => commands::events::run(args),
         Command::Ps(args) => commands::ps::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        #[cfg(feature = "gateway")]
+        Command::Gateway(args) => commands::gateway::run(*args),
         Command::Schema => commands::schema::run(),
+        Command::Unload(args) => commands::unload::run(&args),
+        Command::Completions(args) => commands::texts::completions(&args),
+        Command::Man(args) => commands::texts::man(&args),
+        Command::Unit => commands::texts::unit(),
+        Command::LoadPrograms => commands::unload::load_programs(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,9 +3,10 @@
 //! ```text
 //!  ring ────┐                        ┌─▶ tables (what the kernel shall watch)
 //!  freezers ┤                        ├─▶ freezers (what inotify shall watch)
-//!  signals ─┼─▶ Wake ─▶ Entry ─▶ Engine ─▶ filter ─▶ format ─▶ stdout
-//!  stdout ──┤              │
-//!  timers ──┘              └─▶ recorder
+//!  signals ─┼─▶ Wake ─▶ Entry ─▶ Engine ─▶ outlets ─▶ stdout · file · socket · upstreams
+//!  sinks ───┤              │
+//!  timers ──┤              ├─▶ journal (before anything follows)
+//!  scans ───┘              └─▶ recorder
 //! ```
 //!
 //! One task on one thread: an event goes from the ring to the reader's pipe without a hand-over. The
@@ -18,21 +19,30 @@
 //! applied, then what the ring collected: `node.synced`. Cgroups whose mkdir is in the ring are not
 //! taken from the scan, so nothing is discovered that was seen being created.
 //!
+//! With a state directory the journal of the process before is replayed first ([`crate::state`]).
+//! If its programs are still attached, the ring has what happened since, and nothing more is to be
+//! done. If not, `node.gap` tells the span, and the table is compared with the host.
+//!
 //! # Loss
 //!
 //! Each record carries what its CPU had lost by then; a step means a gap in front of it, told by
 //! `node.gap` before it. After the drain the counters are read once more, for a loss that no record
-//! followed. The table is then repaired by another scan, which ends with `node.resynced`.
+//! followed. The table is then repaired by another scan ([`repair`]), which ends with
+//! `node.resynced`.
 
+mod begin;
 mod core;
+mod outlets;
+mod repair;
+mod service;
 mod wait;
 
-use std::{fs::File, io::BufWriter, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use aya::{
-    Ebpf,
     maps::{MapData, RingBuf},
+    programs::links::FdLink,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -42,31 +52,30 @@ use tokio::{
 };
 use tracer_common::CgroupKey;
 
+pub use self::begin::{Before, Resumed};
 use self::{
     core::{Core, Losses},
+    outlets::Outlets,
     wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
 };
 use crate::{
+    clock::{Reading, Watch},
     config::Runtimes,
-    decode::{What, decode},
     engine::{Engine, Entry},
     enrich::{Source, Sources},
     filter::Filter,
     format::Format,
-    kernel::{
-        freezers::{self, Freezers},
-        hierarchies::Hierarchies,
-        load::Kernel,
-    },
-    lifecycle::Metadata,
+    kernel::{freezers, hierarchies::Hierarchies, load::Kernel},
+    lifecycle::{Metadata, Snapshot},
     metadata::Answer,
-    reconcile,
-    record::{Kind, Node, Origin},
-    recording::Recorder,
+    metrics::Metrics,
+    record::{Kind, Node},
     sink::{
-        socket::{Bound, SocketSink},
+        file::FileSink,
+        socket::Bound,
         stdout::{Reader, StdoutSink},
     },
+    state::State,
     time::{boot_now, wall_offset},
 };
 
@@ -77,10 +86,19 @@ pub struct Parts {
     pub hierarchies: Hierarchies,
     pub filter: Filter,
     pub format: Format,
-    pub sink: StdoutSink,
+    pub stdout: Option<StdoutSink>,
+    pub file: Option<FileSink>,
     /// For members of a group, with so many bytes of history.
     pub socket: Option<(Bound, usize)>,
-    pub recorder: Option<Recorder<BufWriter<File>>>,
+    #[cfg(feature = "upstream")]
+    pub uplink: Option<crate::upstream::Uplink>,
+    /// Where to record everything, for `tracer replay`.
+    pub record: Option<File>,
+    /// Kept for the next process.
+    pub state: Option<State>,
+    /// What a process before this one left in it.
+    pub before: Option<Before>,
+    pub metrics: Arc<Metrics>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
     /// What `node.started` says.
@@ -108,8 +126,12 @@ enum Wake {
     Explained(u64, Vec<Source>),
     Stdout,
     Socket,
+    Scanned(Snapshot),
+    Reload,
+    Alive,
     HangUp,
     ClockSet,
+    Clock(Reading),
     Timer,
     Terminate,
 }
@@ -117,21 +139,41 @@ enum Wake {
 /// How long bulk records wait for company before the ring is drained anyway.
 const BULK_DRAIN: Duration = Duration::from_millis(5);
 
-/// Scans per repair: each covers what the ring told during the one before.
-const MAX_SCANS: u32 = 3;
-
 /// The loop's state.
 struct Live {
     core: Core,
     ring: AsyncFd<RingBuf<MapData>>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
+    clock: Watch,
     /// Standard output once more, to learn that its reader is gone while nothing is written.
     hang_up: Option<AsyncFd<OwnedFd>>,
     processes: bool,
-    started: Option<Box<Node>>,
     answers: mpsc::Receiver<Answer>,
-    _programs: Ebpf,
+    scans: repair::Scans,
+    service: service::Service,
+    /// Keep the programs attached.
+    _links: Vec<FdLink>,
+    /// Nobody else may use it.
+    state: Option<State>,
+}
+
+/// The signals that the loop answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let on = |kind, name| signal(kind).with_context(|| format!("cannot handle {name}"));
+        Ok(Self {
+            terminate: on(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: on(SignalKind::interrupt(), "SIGINT")?,
+            hangup: on(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
 }
 
 /// Runs until a signal or until the reader is gone.
@@ -140,129 +182,62 @@ struct Live {
 ///
 /// Whatever ends the daemon before that.
 pub async fn run(parts: Parts) -> anyhow::Result<End> {
-    let mut live = Live::new(parts)?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    live.start()?;
+    let mut signals = Signals::new()?;
+    let mut live = Live::begin(parts)?;
+    service::ready();
     let end = loop {
-        if live.core.reader == Reader::Gone {
+        if live.core.outlets.reader == Reader::Gone {
             break End::ReaderGone;
         }
-        match live.wait(&mut terminate, &mut interrupt).await? {
+        match live.wait(&mut signals).await? {
             Wake::Ring | Wake::Timer => live.drain()?,
             Wake::Freezers => live.core.read_freezers()?,
             Wake::Metadata(root, metadata) => live.core.learn(root, metadata)?,
             Wake::Explained(reader, files) => live.core.explained(reader, &files),
             Wake::Stdout => live.core.flush()?,
             Wake::Socket => live.core.serve_socket(),
+            Wake::Scanned(snapshot) => live.scanned(snapshot)?,
             Wake::ClockSet => live.clock_was_set()?,
+            Wake::Clock(reading) => live.core.tell_clock(reading)?,
+            Wake::Reload => live.reload(),
+            Wake::Alive => service::alive(),
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
     };
+    service::stopping();
     live.stop(end)?;
     Ok(end)
 }
 
 impl Live {
-    fn new(parts: Parts) -> anyhow::Result<Self> {
-        let freezers = match parts.hierarchies.freezer() {
-            Some(hierarchy) => {
-                let freezers = Freezers::new(hierarchy.clone()).context("cannot use inotify")?;
-                Some(poll_for(freezers, Interest::READABLE)?)
-            }
-            None => None,
-        };
-        let hang_up = match parts.sink.hangs_up() {
-            Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::ERROR)?),
-            None => None,
-        };
-        let (questions, answers) = ask_on_a_thread(parts.sources, &parts.runtimes)?;
-        let socket = match parts.socket {
-            Some((bound, history_bytes)) => {
-                Some(SocketSink::new(bound, history_bytes).context("cannot serve the socket")?)
-            }
-            None => None,
-        };
-        let clock_set = clock_set_timer().context("cannot watch the clock")?;
-        let Kernel {
-            tables,
-            ring,
-            programs,
-            #[cfg(feature = "log")]
-            log,
-            ..
-        } = parts.kernel;
-        #[cfg(feature = "log")]
-        wait::follow_log(poll_for(log, Interest::READABLE)?);
-        Ok(Self {
-            core: Core {
-                engine: parts.engine,
-                tables,
-                freezers,
-                filter: parts.filter,
-                format: parts.format,
-                sink: parts.sink,
-                recorder: parts.recorder,
-                losses: Losses::default(),
-                lines: Vec::new(),
-                records: 0,
-                reader: Reader::There,
-                quiet_drains: 0,
-                socket,
-                fed: Vec::new(),
-                questions,
-                unasked: 0,
-            },
-            answers,
-            ring: poll_for(ring, Interest::READABLE)?,
-            _programs: programs,
-            hierarchies: parts.hierarchies,
-            clock_set: poll_for(clock_set, Interest::READABLE)?,
-            hang_up,
-            processes: parts.processes,
-            started: Some(parts.started),
-        })
-    }
-
-    /// Tells what is attached, and what is there.
-    fn start(&mut self) -> anyhow::Result<()> {
-        let now = boot_now();
-        self.core.losses.last_record = now;
-        if let Some(started) = self.started.take() {
-            self.core.node(Kind::NodeStarted, started)?;
-        }
-        self.sync(Origin::Snapshot)?;
-        self.core.node(Kind::NodeSynced, Box::default())?;
-        self.core.flush()
-    }
-
     /// Waits for the next thing to do.
-    async fn wait(
-        &mut self,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
-    ) -> anyhow::Result<Wake> {
+    async fn wait(&mut self, signals: &mut Signals) -> anyhow::Result<Wake> {
         let timer = self.timer()?;
-        let stdout = match self.core.sink.waits_on() {
+        let waits_on = self.core.outlets.stdout.as_ref();
+        let stdout = match waits_on.and_then(StdoutSink::waits_on) {
             Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::WRITABLE)?),
             None => None,
         };
         let wake = tokio::select! {
             biased;
             // First, so that no storm keeps tracer from ending.
-            _ = terminate.recv() => Wake::Terminate,
-            _ = interrupt.recv() => Wake::Terminate,
+            _ = signals.terminate.recv() => Wake::Terminate,
+            _ = signals.interrupt.recv() => Wake::Terminate,
             ready = self.ring.readable() => { ready?.clear_ready(); Wake::Ring }
             ready = ready(self.core.freezers.as_ref(), Interest::READABLE) => { ready?; Wake::Freezers }
             Some(answer) = self.answers.recv() => match answer {
                 Answer::Enriched(root, metadata) => Wake::Metadata(root, metadata),
                 Answer::Explained(reader, files) => Wake::Explained(reader, files),
             },
+            Some(snapshot) = self.scans.done.recv() => Wake::Scanned(snapshot),
             ready = ready(stdout.as_ref(), Interest::WRITABLE) => { ready?; Wake::Stdout }
-            () = socket_ready(self.core.socket.as_mut()) => Wake::Socket,
+            () = socket_ready(self.core.outlets.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
+            reading = self.clock.changed() => Wake::Clock(reading),
+            _ = signals.hangup.recv() => Wake::Reload,
+            () = self.service.due() => Wake::Alive,
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)
@@ -302,12 +277,10 @@ impl Live {
     fn drain(&mut self) -> anyhow::Result<()> {
         let ring = self.ring.get_mut();
         let mut taken = 0_u64;
+        // A record's place in the ring is given back when it is dropped: after it is in the journal.
         while let Some(record) = ring.next() {
             taken += 1;
             self.core.record(&record)?;
-            if self.core.lines.len() >= BATCH_BYTES {
-                self.core.flush()?;
-            }
         }
         self.core.quiet_drains = match taken {
             0 => self.core.quiet_drains.saturating_add(1),
@@ -317,49 +290,12 @@ impl Live {
         if deadline.is_some_and(|deadline| deadline <= boot_now()) {
             self.core.entry(&Entry::Tick)?;
         }
-        self.core.read_freezers()?;
         self.core.flush()?;
+        self.core.read_freezers()?;
         self.core.read_losses()?;
-        if std::mem::take(&mut self.core.losses.repair) {
-            self.repair()?;
-        }
-        self.core.flush()
-    }
-
-    /// After a loss: the table is compared with the host until the ring had nothing newer to say
-    /// about what was compared.
-    fn repair(&mut self) -> anyhow::Result<()> {
-        for _ in 0..MAX_SCANS {
-            if !self.sync(Origin::Reconcile)? {
-                break;
-            }
-        }
-        self.core.node(Kind::NodeResynced, Box::default())
-    }
-
-    /// Scans the host, then applies the scan, then what the ring collected meanwhile. True if that
-    /// was about containers that the table already had.
-    fn sync(&mut self, origin: Origin) -> anyhow::Result<bool> {
-        let mut snapshot = reconcile::scan(&self.hierarchies, &mut self.core.tables);
-        let mut collected: Vec<Box<[u8]>> = Vec::new();
-        let ring = self.ring.get_mut();
-        while let Some(record) = ring.next() {
-            let Ok(raw) = decode(&record) else { continue };
-            let cgroup = raw.what.cgroup();
-            snapshot.touched.insert(cgroup);
-            if matches!(raw.what, What::Mkdir(_)) {
-                snapshot.born.insert(cgroup);
-            }
-            collected.push((*record).into());
-        }
-        let known = |root: &CgroupKey| self.core.engine.machine.holds(*root);
-        let overtaken = snapshot.touched.iter().any(known);
-        self.core
-            .entry(&Entry::Snapshot(Arc::new(snapshot), origin))?;
-        for record in collected {
-            self.core.record(&record)?;
-        }
-        Ok(overtaken)
+        self.repair_if_needed()?;
+        self.core.flush()?;
+        self.core.renew_journal()
     }
 
     /// The wall clock was set: times of later records use the new offset.
@@ -370,7 +306,15 @@ impl Live {
             tracing::debug!(%error, "the wall clock was set");
         }
         arm(self.clock_set.get_ref())?;
+        self.clock.look();
         self.core.entry(&Entry::Offset(wall_offset()))
+    }
+
+    /// SIGHUP: what can be opened again is.
+    fn reload(&self) {
+        if let Some(file) = &self.core.outlets.file {
+            file.reopen();
+        }
     }
 
     fn stop(&mut self, end: End) -> anyhow::Result<()> {
@@ -387,19 +331,27 @@ impl Live {
         };
         self.core.node(Kind::NodeStopped, Box::new(node))?;
         self.core.flush()?;
-        self.core.sink.finish(LAST_WORDS)?;
-        if let Some(socket) = &mut self.core.socket {
+        let outlets = &mut self.core.outlets;
+        if let Some(stdout) = &mut outlets.stdout {
+            stdout.finish(LAST_WORDS)?;
+        }
+        if let Some(file) = &mut outlets.file {
+            file.finish(LAST_WORDS);
+        }
+        if let Some(socket) = &mut outlets.socket {
             socket.finish(LAST_WORDS_SOCKET);
         }
+        #[cfg(feature = "upstream")]
+        if let Some(uplink) = outlets.uplink.take() {
+            uplink.stop(LAST_WORDS_UPSTREAM);
+        }
+        self.core.close_journal()?;
         if let Some(recorder) = &mut self.core.recorder {
             recorder.flush().context("cannot write the recording")?;
         }
         Ok(())
     }
 }
-
-/// Lines that are written together at most.
-const BATCH_BYTES: usize = 64 << 10;
 
 /// Empty drains after which the reader sleeps until a bulk record wakes it.
 const QUIET_DRAINS: u32 = 4;
@@ -409,3 +361,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Likewise all readers of the socket together.
 const LAST_WORDS_SOCKET: Duration = Duration::from_millis(500);
+
+/// Likewise all upstreams together; what they do not take stays in the spool.
+#[cfg(feature = "upstream")]
+const LAST_WORDS_UPSTREAM: Duration = Duration::from_secs(3);

@@ -150,6 +150,11 @@ fn node_facts(node: &crate::record::Node, facts: &mut Vec<String>) {
     for (kind, count) in &node.lost {
         facts.push(format!("lost {count} {kind}"));
     }
+    if let Some(clock) = &node.clock {
+        let how = if clock.synchronized { "" } else { "not " };
+        let error = duration_text(clock.max_error_us.saturating_mul(1_000));
+        facts.push(format!("clock {how}synchronized, at most {error} off"));
+    }
     if let Some(reason) = &node.reason {
         facts.push(escape(reason));
     }

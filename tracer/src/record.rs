@@ -475,9 +475,33 @@ pub struct Node {
     /// With `node.gap`: where the records were lost, if not between kernel and tracer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<String>,
-    /// With `node.stopped`: why.
+    /// With `node.clock`: how far the host's wall clock can be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Clock>,
+    /// With `node.stopped`, and with a `node.gap` in which nothing was traced: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl Node {
+    /// Whether this `node.gap` leaves the table in doubt: what a sink left out does not, nor do bulk
+    /// records, which change no state.
+    #[must_use]
+    pub fn needs_repair(&self) -> bool {
+        let bulk = tracer_common::loss::name(tracer_common::loss::BULK);
+        self.sink.is_none() && (self.reason.is_some() || self.lost.keys().any(|name| name != bulk))
+    }
+}
+
+/// How far a wall clock can be trusted. Nothing is ordered by it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Clock {
+    /// Somebody keeps it in step with the world.
+    pub synchronized: bool,
+    /// It is at most so far off, as the kernel estimates, microseconds.
+    pub max_error_us: u64,
+    /// How this is known: `adjtimex`, `timesync1`, `timedate1`.
+    pub source: String,
 }
 
 /// What became of one eBPF program.

@@ -10,6 +10,7 @@
 
 use std::{
     array::TryFromSliceError,
+    collections::BTreeMap,
     io::{self, Read, Write},
     sync::Arc,
 };
@@ -19,16 +20,21 @@ use tracer_common::{ABI_VERSION, CgroupKey};
 
 use crate::{
     engine::{Engine, Entry},
-    lifecycle::{self, Metadata, Snapshot},
+    lifecycle::{self, Machine, Metadata, Snapshot},
     record::{Host, Kind, Node, Origin},
-    render::Renderer,
+    render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
 const MAGIC: &[u8; 17] = b"tracer-recording\n";
 const VERSION: u32 = 1;
+/// No stream gets there; beyond it the numbers of a recording's records would overflow.
+const MAX_SEQ: u64 = 1 << 62;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
 const MAX_ENTRY: u32 = 256 << 20;
+
+/// Up to here a length is taken at its word: nearly every entry, and no memory worth a thought.
+const SMALL_ENTRY: u32 = 64 << 10;
 
 const TAG_RAW: u8 = 1;
 const TAG_FREEZER: u8 = 2;
@@ -58,8 +64,12 @@ pub enum RecordingError {
 }
 
 /// What an engine needs to start as the recorded one did.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, by name in a file"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct Header<Table = Machine> {
     pub abi: u16,
     pub big_endian: bool,
     pub stream: Arc<str>,
@@ -69,48 +79,90 @@ pub struct Header {
     pub hierarchies: Vec<(u32, Arc<str>)>,
     pub freezer: Option<u32>,
     pub processes: bool,
+    /// What the engine knew already; without it, it began with nothing.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub table: Option<Table>,
+    /// Losses of the kernel side that the stream has told already, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<String, u64>,
+    /// When the newest record of the kernel side was made.
+    #[serde(default)]
+    pub last_record: BootNs,
+    /// The table is not what the host is: a scan has to follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
+    /// The process before ended in order: nothing was told after this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 
-impl Header {
+impl Header<Machine> {
     /// Of a new engine.
     #[must_use]
-    pub fn new(host: &lifecycle::Host, renderer: &Renderer, next_seq: u64) -> Self {
-        Self {
-            abi: ABI_VERSION,
-            big_endian: cfg!(target_endian = "big"),
-            stream: Arc::clone(&renderer.stream),
-            next_seq,
-            host: (*renderer.host).clone(),
-            offset: renderer.offset.0,
-            hierarchies: host.hierarchies.clone(),
-            freezer: host.freezer,
-            processes: host.processes,
-        }
+    pub fn new(engine: &Engine) -> Self {
+        Self::over(engine, None)
     }
 
     /// An engine as the recorded one was at its start.
     #[must_use]
-    pub fn engine(&self) -> Engine {
-        let host = lifecycle::Host {
-            boot_id: self.host.boot_id.as_str().into(),
-            hierarchies: self.hierarchies.clone(),
-            freezer: self.freezer,
-            processes: self.processes,
-        };
+    pub fn into_engine(self) -> Engine {
+        let machine = self.table.unwrap_or_else(|| {
+            let host = lifecycle::Host {
+                boot_id: self.host.boot_id.as_str().into(),
+                hierarchies: self.hierarchies.clone(),
+                freezer: self.freezer,
+                processes: self.processes,
+            };
+            Machine::new(host, self.next_seq)
+        });
         let renderer = Renderer {
-            stream: Arc::clone(&self.stream),
-            host: Arc::new(self.host.clone()),
+            stream: self.stream,
+            host: Arc::new(self.host),
             offset: WallOffset(self.offset),
-            hierarchies: self.hierarchies.iter().cloned().collect(),
+            hierarchies: self.hierarchies.into_iter().collect(),
+            written: Written::default(),
         };
-        Engine::new(host, renderer, self.next_seq)
+        Engine::new(machine, renderer)
     }
 }
 
-/// Writes a recording.
+impl<'a> Header<&'a Machine> {
+    /// Of an engine that goes on from here.
+    #[must_use]
+    pub fn of(engine: &'a Engine) -> Self {
+        Self::over(engine, Some(&engine.machine))
+    }
+}
+
+impl<Table> Header<Table> {
+    fn over(engine: &Engine, table: Option<Table>) -> Self {
+        let host = engine.machine.host();
+        Self {
+            abi: ABI_VERSION,
+            big_endian: cfg!(target_endian = "big"),
+            stream: Arc::clone(&engine.renderer.stream),
+            next_seq: engine.machine.next_seq(),
+            host: (*engine.renderer.host).clone(),
+            offset: engine.renderer.offset.0,
+            hierarchies: host.hierarchies.clone(),
+            freezer: host.freezer,
+            processes: host.processes,
+            table,
+            told: BTreeMap::new(),
+            last_record: BootNs(0),
+            unfinished: false,
+            stopped: false,
+        }
+    }
+}
+
+/// Writes a recording. Each entry is one write: what is killed in between leaves the whole of it or
+/// an end that [`Player`] names.
 #[derive(Debug)]
 pub struct Recorder<W> {
     to: W,
+    entry: Vec<u8>,
+    bytes: u64,
 }
 
 impl<W: Write> Recorder<W> {
@@ -119,13 +171,35 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     ///
     /// Those of `to`.
-    pub fn new(mut to: W, header: &Header) -> io::Result<Self> {
+    pub fn new(mut to: W, header: &Header<impl Serialize>) -> io::Result<Self> {
         let header = serde_json::to_vec(header)?;
         to.write_all(MAGIC)?;
         to.write_all(&VERSION.to_le_bytes())?;
         to.write_all(&length(&header)?.to_le_bytes())?;
         to.write_all(&header)?;
-        Ok(Self { to })
+        Ok(Self::after(to, 0))
+    }
+
+    /// Goes on with a recording behind its last whole entry.
+    #[must_use]
+    pub const fn after(to: W, bytes: u64) -> Self {
+        Self {
+            to,
+            entry: Vec::new(),
+            bytes,
+        }
+    }
+
+    /// Bytes of entries.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What it writes to.
+    #[must_use]
+    pub const fn get_ref(&self) -> &W {
+        &self.to
     }
 
     /// Adds an entry.
@@ -159,10 +233,18 @@ impl<W: Write> Recorder<W> {
                 (TAG_OFFSET, &owned)
             }
         };
-        self.to.write_all(&[tag, 0, 0, 0])?;
-        self.to.write_all(&length(payload)?.to_le_bytes())?;
-        self.to.write_all(&now.0.to_le_bytes())?;
-        self.to.write_all(payload)
+        self.entry.clear();
+        self.entry.extend_from_slice(&[tag, 0, 0, 0]);
+        self.entry
+            .extend_from_slice(&length(payload)?.to_le_bytes());
+        self.entry.extend_from_slice(&now.0.to_le_bytes());
+        self.entry.extend_from_slice(payload);
+        self.to.write_all(&self.entry)?;
+        self.bytes += u64::try_from(self.entry.len()).unwrap_or(0);
+        if self.entry.capacity() > SPARE_BYTES {
+            self.entry = Vec::new();
+        }
+        Ok(())
     }
 
     /// Hands everything to the file.
@@ -174,6 +256,9 @@ impl<W: Write> Recorder<W> {
         self.to.flush()
     }
 }
+
+/// A longer buffer is given back after its entry, which was a scan.
+const SPARE_BYTES: usize = 64 << 10;
 
 fn length(payload: &[u8]) -> io::Result<u32> {
     u32::try_from(payload.len())
@@ -221,6 +306,11 @@ impl<R: Read> Player<R> {
         if header.big_endian != cfg!(target_endian = "big") {
             return Err(RecordingError::ByteOrder);
         }
+        let table = header.table.as_ref().map_or(0, Machine::next_seq);
+        if header.next_seq.max(table) > MAX_SEQ {
+            let why = format!("{} is no number of a record", header.next_seq);
+            return Err(RecordingError::Entry(at, why));
+        }
         Ok((player, header))
     }
 
@@ -242,6 +332,12 @@ impl<R: Read> Player<R> {
         let now = BootNs(now);
         let entry = parse(tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
         Ok(Some((now, entry)))
+    }
+
+    /// Bytes read so far: after [`Player::entry`] returned, the end of a whole entry.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.at
     }
 
     /// Fills `to`; `false` where the file ended before its first byte.
@@ -278,6 +374,18 @@ impl<R: Read> Player<R> {
             return Err(RecordingError::Entry(self.at, why));
         }
         self.payload.clear();
+        if len <= SMALL_ENTRY {
+            self.payload.resize(usize::try_from(len).unwrap_or(0), 0);
+            let mut payload = std::mem::take(&mut self.payload);
+            let filled = self.fill(&mut payload);
+            self.payload = payload;
+            return match filled {
+                Ok(true) => Ok(()),
+                Ok(false) if len == 0 => Ok(()),
+                Ok(false) => Err(RecordingError::Truncated(self.at)),
+                Err(error) => Err(error),
+            };
+        }
         let mut limited = (&mut self.from).take(u64::from(len));
         let read = limited.read_to_end(&mut self.payload)?;
         self.at += u64::try_from(read).unwrap_or(0);
@@ -329,5 +437,44 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
             Ok(Entry::Offset(WallOffset(u64::from_le_bytes(bytes))))
         }
         other => Err(format!("unknown tag {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(next_seq: u64) -> Vec<u8> {
+        let host = lifecycle::Host {
+            boot_id: "b".into(),
+            hierarchies: Vec::new(),
+            freezer: None,
+            processes: false,
+        };
+        let renderer = Renderer {
+            stream: "s".into(),
+            host: Arc::new(Host {
+                name: "h".to_owned(),
+                id: None,
+                boot_id: "b".to_owned(),
+            }),
+            offset: WallOffset(0),
+            hierarchies: BTreeMap::new(),
+            written: Written::default(),
+        };
+        let engine = Engine::new(Machine::new(host, next_seq), renderer);
+        let mut file = Vec::new();
+        Recorder::new(&mut file, &Header::of(&engine)).expect("a recording");
+        file
+    }
+
+    #[test]
+    fn numbers_that_would_overflow_are_refused() {
+        assert!(Player::new(&*header(MAX_SEQ)).is_ok());
+        for beyond in [MAX_SEQ + 1, u64::MAX] {
+            let error = Player::new(&*header(beyond)).expect_err("no number");
+            let told = error.to_string();
+            assert!(told.contains("no number of a record"), "{told}");
+        }
     }
 }

@@ -1,4 +1,14 @@
-//! From an [`Event`] to a [`Record`] and its line. Pure: the moment of serialising is an argument.
+//! From an [`Event`] to a [`Record`], or straight to its line. Pure: the moment of serialising is an
+//! argument.
+//!
+//! ```text
+//!             ┌── record ─▶ Record: for whoever asks about its fields (filters' details, formats)
+//! Event ──────┤                │ serde: the same bytes, as a test asserts
+//!             └── line ───▶ bytes: the stream
+//! ```
+
+mod line;
+mod written;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,10 +18,12 @@ use crate::{
     lifecycle::{Actor, Event, OomFacts, Subject},
     record::{
         Cgroup, Container, ExecSession, Executable, Exit, Host, K8s, Oom, OomLimit, OomScope,
-        Process, Record,
+        Origin, Process, Record,
     },
     time::{BootNs, WallOffset},
 };
+
+pub use self::written::Written;
 
 /// Longest text that a container can put into a record, bytes.
 const MAX_TEXT: usize = 4096;
@@ -25,13 +37,14 @@ pub struct Renderer {
     pub offset: WallOffset,
     /// Names of hierarchies by id.
     pub hierarchies: BTreeMap<u32, Arc<str>>,
+    /// Parts of lines that were written before.
+    pub written: Written,
 }
 
 impl Renderer {
     /// The record of `event`, as it leaves at `now`.
     #[must_use]
     pub fn record(&self, event: &Event, now: BootNs) -> Record {
-        let kernel = event.origin == crate::record::Origin::Kernel && !event.kind.is_node();
         Record {
             id: format!("{}/{}", self.stream, event.seq),
             seq: event.seq,
@@ -54,8 +67,7 @@ impl Renderer {
             duration_ns: event.duration_ns.map(|ns| ns.to_string()),
             enrichment: event.container.as_ref().map(|subject| subject.enrichment),
             node: event.node.clone(),
-            // 0: the moment is tracer's own (a freezer was read), not the kernel's stamp.
-            emit_latency_ns: Some(now.since(event.time)).filter(|ns| kernel && *ns != 0),
+            emit_latency_ns: latency(event, now),
         }
     }
 
@@ -92,6 +104,18 @@ impl Renderer {
     }
 }
 
+/// From the kernel's stamp to now, where the event has one.
+fn latency(event: &Event, now: BootNs) -> Option<u64> {
+    let kernel = event.origin == Origin::Kernel && !event.kind.is_node();
+    // 0: the moment is tracer's own (a freezer was read), not the kernel's stamp.
+    Some(now.since(event.time)).filter(|ns| kernel && *ns != 0)
+}
+
+/// The kernel side says 0 for what it does not know.
+fn known(value: u32) -> Option<u32> {
+    (value != 0).then_some(value)
+}
+
 fn container(subject: &Subject) -> Container {
     let identity = &subject.identity;
     Container {
@@ -122,7 +146,6 @@ fn cgroup(subject: &Subject) -> Cgroup {
 fn process(actor: &Actor) -> Process {
     let name = text(&actor.comm).map(Into::into);
     let path = text(&actor.path).map(Into::into);
-    let known = |value: u32| (value != 0).then_some(value);
     Process {
         pid: actor.pid,
         vpid: known(actor.vpid),

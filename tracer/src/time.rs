@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Nanoseconds of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct BootNs(pub u64);
 
 impl BootNs {
@@ -27,7 +29,7 @@ impl BootNs {
 pub struct Timestamp(pub u64);
 
 /// What is added to [`BootNs`] to get a [`Timestamp`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallOffset(pub u64);
 
 impl WallOffset {
@@ -75,25 +77,44 @@ fn read(clock: ClockId) -> u64 {
 /// Bytes of `2026-11-21T21:02:48.197953294Z`.
 const TEXT_LEN: usize = 30;
 
+/// Bytes of `197953294Z`.
+const FRACTION_LEN: usize = 10;
+
 impl Timestamp {
     /// The text, without allocation.
     #[must_use]
     pub fn text(self) -> [u8; TEXT_LEN] {
-        let (seconds, nanos) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        let seconds = self.0 / 1_000_000_000;
         let (days, rest) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil(days);
         let mut text = *b"0000-00-00T00:00:00.000000000Z";
-        for (end, len, value) in [
-            (4, 4, year),
-            (7, 2, month),
-            (10, 2, day),
-            (13, 2, rest / 3600),
-            (16, 2, rest / 60 % 60),
-            (19, 2, rest % 60),
-            (29, 9, nanos),
+        for (at, pair) in [
+            (0, year / 100),
+            (2, year % 100),
+            (5, month),
+            (8, day),
+            (11, rest / 3600),
+            (14, rest / 60 % 60),
+            (17, rest % 60),
         ] {
-            put(&mut text, end, len, value);
+            put_pair(&mut text, at, pair);
         }
+        if let Some(end) = text.last_chunk_mut() {
+            *end = self.fraction();
+        }
+        text
+    }
+
+    /// The end of the text: nine digits of the second and the zone.
+    #[must_use]
+    pub const fn fraction(self) -> [u8; FRACTION_LEN] {
+        let nanos = self.0 % 1_000_000_000;
+        let mut text = *b"000000000Z";
+        put_pair(&mut text, 0, nanos / 10_000_000);
+        put_pair(&mut text, 2, nanos / 100_000 % 100);
+        put_pair(&mut text, 4, nanos / 1_000 % 100);
+        put_pair(&mut text, 6, nanos / 10 % 100);
+        text[8] = digit(nanos % 10);
         text
     }
 
@@ -104,17 +125,27 @@ impl Timestamp {
         let (month, day) = (number(5, 7)?, number(8, 10)?);
         let seconds = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
         let days = days_since_1970(year, month, day)?;
-        let value = Self((days * 86_400 + seconds) * 1_000_000_000 + number(20, 29)?);
+        // Four digits of a year reach beyond what 64 bits of nanoseconds hold (2554).
+        let seconds = days.checked_mul(86_400)?.checked_add(seconds)?;
+        let nanos = seconds.checked_mul(1_000_000_000)?;
+        let value = Self(nanos.checked_add(number(20, 29)?)?);
         (value.text() == *bytes).then_some(value)
     }
 }
 
-/// Writes `value` in `len` digits that end before `end`.
-fn put(text: &mut [u8; TEXT_LEN], end: usize, len: usize, mut value: u64) {
-    for digit in text.iter_mut().take(end).rev().take(len) {
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
-        value /= 10;
+/// Writes two digits.
+const fn put_pair(text: &mut [u8], at: usize, value: u64) {
+    if let Some((_, rest)) = text.split_at_mut_checked(at)
+        && let Some(pair) = rest.first_chunk_mut()
+    {
+        *pair = [digit(value / 10), digit(value % 10)];
     }
+}
+
+/// The digit of a number below ten.
+const fn digit(value: u64) -> u8 {
+    let [low, ..] = value.to_le_bytes();
+    b'0' + low
 }
 
 /// Date of a day counted from 1970-01-01, by eras of 400 years that begin in March.
@@ -186,6 +217,7 @@ mod tests {
         check(1_795_296_168_197_953_294, "2026-11-21T21:22:48.197953294Z");
         check(4_107_542_399_999_999_999, "2100-02-28T23:59:59.999999999Z");
         check(4_107_542_400_000_000_000, "2100-03-01T00:00:00.000000000Z");
+        check(u64::MAX, "2554-07-21T23:34:33.709551615Z");
     }
 
     #[test]
@@ -195,6 +227,8 @@ mod tests {
             "2026-11-21",
             "2026-13-21T21:22:48.197953294Z",
             "x026-11-21T21:22:48.197953294Z",
+            "2554-07-21T23:34:33.709551616Z",
+            "9999-12-31T23:59:59.999999999Z",
         ] {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }

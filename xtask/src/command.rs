@@ -26,9 +26,20 @@ pub fn is_executable(file: &Path) -> bool {
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The cargo that started xtask, or the one on `PATH`.
+/// The cargo that started xtask, or the one on `PATH`; without what cargo said of xtask's own crate,
+/// for which build scripts would run again and again.
 pub fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        let of_crate = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if of_crate
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Runs to the end, with the child's stdout on our stderr; anything but success is an error.

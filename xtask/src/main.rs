@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run`, `test` and `kernels`.
+//! The repository's own commands: `cargo xtask build`, `run`, `test`, `fuzz`, `bench` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -11,7 +11,10 @@
 //!    ▼                                │
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
 //!
+//!  bench ──▶ build, mounts (what tracer costs, and how soon it tells)
+//!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
+//!    └────▶ fuzz (cargo-fuzz, sanitizers)
 //! ```
 //!
 //! Invariants: nothing is installed before it was said what and why; a second run that finds all in
@@ -24,9 +27,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod command;
 mod ebpf;
+mod fuzz;
 mod kernels;
 mod linker;
 mod mounts;
@@ -52,7 +57,9 @@ struct Cli {
 /// One variant per verb, one file per variant.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Bench(bench::Args),
     Build(build::Args),
+    Fuzz(fuzz::Args),
     Kernels(kernels::Args),
     Run(run::Args),
     Test(test::Args),
@@ -60,7 +67,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Bench(args) => bench::main(&args),
         Verb::Build(args) => build::main(&args),
+        Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Kernels(args) => kernels::main(&args),
         Verb::Run(args) => run::main(&args),
         Verb::Test(args) => test::main(&args),

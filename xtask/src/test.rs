@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use self::{count::Tally, step::Step, targets::Targets};
 use crate::{
     build::{Profile, What},
-    command, ebpf,
+    command, ebpf, fuzz,
     kernels::series::Series,
     mounts,
     packages::Policy,
@@ -27,8 +27,8 @@ use crate::{
 ///
 /// Steps, in this order: fmt, build, clippy, plain (tests that need nothing), live (tests that load
 /// the eBPF programs and drive real container runtimes, as root, with daemons of their own in
-/// temporary directories), vm (the same on three other kernels, in QEMU). A failing step does not
-/// stop the others, except the build. The last line of the output is `N passed, N failed, N
+/// temporary directories), fuzz (hostile input for every parser, 20 s each), vm (the live tests on
+/// three other kernels, in QEMU). A failing step does not stop the others, except the build. The last line of the output is `N passed, N failed, N
 /// skipped`; each skipped test is named with its reason.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -61,6 +61,7 @@ enum Only {
     Clippy,
     Plain,
     Live,
+    Fuzz,
     Vm,
 }
 
@@ -68,7 +69,7 @@ impl Args {
     fn wants(&self, step: Only) -> bool {
         let named = self.only.contains(&step);
         match step {
-            Only::Fmt | Only::Clippy | Only::Vm => {
+            Only::Fmt | Only::Clippy | Only::Fuzz | Only::Vm => {
                 named || (self.only.is_empty() && self.filter.is_none())
             }
             Only::Plain | Only::Live => named || self.only.is_empty(),
@@ -91,7 +92,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     if args.wants(Only::Fmt) {
         steps.push(Step::check("fmt", fmt));
     }
-    let builds = [Only::Clippy, Only::Plain, Only::Live, Only::Vm];
+    let builds = [Only::Clippy, Only::Plain, Only::Live, Only::Fuzz, Only::Vm];
     if builds.into_iter().any(|step| args.wants(step)) {
         let build = Step::check("build", || build(args));
         let is_complete = build.passed();
@@ -128,6 +129,11 @@ fn after_build(args: &Args, targets: &Targets, steps: &mut Vec<Step>) {
         });
     } else if args.wants(Only::Live) {
         steps.push(Step::skipped("live", &targets.live, "--no-live"));
+    }
+    if args.wants(Only::Fuzz) {
+        steps.push(Step::run("fuzz", |log| {
+            fuzz::run(&fuzz::TARGETS, fuzz::USUAL_SECONDS, args.policy, log)
+        }));
     }
     if args.wants(Only::Vm) {
         let plan = Plan::usual();
@@ -327,12 +333,13 @@ mod tests {
     #[test]
     fn flags_choose_the_steps() {
         let rows = [
-            (vec![], "fmt clippy plain live vm"),
-            (vec!["--no-live"], "fmt clippy plain vm"),
+            (vec![], "fmt clippy plain live fuzz vm"),
+            (vec!["--no-live"], "fmt clippy plain fuzz vm"),
             (vec!["oom"], "plain live"),
             (vec!["oom", "--only", "live"], "live"),
             (vec!["--only", "fmt", "--only", "clippy"], "fmt clippy"),
             (vec!["--only", "live", "--no-live"], ""),
+            (vec!["--only", "fuzz"], "fuzz"),
             (vec!["--only", "vm"], "vm"),
         ];
         for (flags, expected) in rows {
@@ -343,6 +350,7 @@ mod tests {
                 (cli.args.wants(Only::Clippy), "clippy"),
                 (cli.args.wants(Only::Plain), "plain"),
                 (cli.args.runs_live(), "live"),
+                (cli.args.wants(Only::Fuzz), "fuzz"),
                 (cli.args.wants(Only::Vm), "vm"),
             ] {
                 steps.extend(step.then_some(name));

@@ -12,6 +12,7 @@ use crate::command::{self, Done, Running, run, run_ok};
 use crate::image;
 use crate::janitor::{Janitor, Prepared};
 use crate::raw::random_id;
+use crate::wait::{DEADLINE, wait_until};
 
 /// What a container's `config.json` says.
 #[derive(Debug, Clone)]
@@ -276,7 +277,23 @@ impl Container<'_> {
 
     /// `runc start`, `pause`, `resume`, `delete`.
     pub fn act(&self, verb: &str) -> Result<()> {
+        if verb == "delete" {
+            return self.delete();
+        }
         run_ok(self.runc.command().args([verb, &self.id])).map(drop)
+    }
+
+    /// The stream may tell an init's end before its parent has waited for it; until then runc calls
+    /// the container running.
+    fn delete(&self) -> Result<()> {
+        wait_until(DEADLINE, "runc to see the container stopped", || {
+            let done = run(self.runc.command().args(["delete", &self.id]))?;
+            if done.stderr.contains("that is not stopped") {
+                return Ok(None);
+            }
+            done.ended(0).map(Some)
+        })
+        .map(drop)
     }
 
     /// `runc kill`.
@@ -313,7 +330,7 @@ impl Container<'_> {
 
     /// `runc run` of the same bundle under another id, to its end.
     pub fn run_as(&self, id: &str) -> Result<Done> {
-        self.start_as(id)?.finish(crate::wait::DEADLINE)
+        self.start_as(id)?.finish(DEADLINE)
     }
 
     /// The same, without waiting for the end.

@@ -1,8 +1,11 @@
 //! One file per verb. A command returns what ended it; `main` turns that into the exit status.
 
 mod ask;
+mod attach;
 pub mod doctor;
 pub mod events;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod identify;
 pub mod inspect;
 pub mod ps;
@@ -10,6 +13,8 @@ pub mod replay;
 pub mod run;
 pub mod schema;
 mod survey;
+pub mod texts;
+pub mod unload;
 
 use std::io::{self, IsTerminal as _, Write as _};
 

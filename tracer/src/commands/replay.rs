@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Write as _},
+    io::{self, BufReader},
 };
 
 use anyhow::Context as _;
@@ -22,50 +22,48 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
     let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
     let (mut player, header) = Player::new(BufReader::with_capacity(1 << 20, file))
         .with_context(|| format!("cannot replay {name}"))?;
-    let mut engine = header.engine();
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let mut line = Vec::with_capacity(4096);
+    let mut engine = header.into_engine();
+    let mut out = io::stdout().lock();
+    let mut lines = Vec::with_capacity(2 * BATCH_BYTES);
     loop {
-        let next = player
-            .entry()
-            .with_context(|| format!("cannot replay {name}"));
-        let next = match next {
+        let (now, entry) = match player.entry() {
             Ok(Some(next)) => next,
             Ok(None) => break,
             Err(error) => {
                 // What came before the damage is good.
-                drop(out.flush());
-                return Err(error.into());
+                write(&mut out, &lines)?;
+                return Err(anyhow::Error::new(error)
+                    .context(format!("cannot replay {name}"))
+                    .into());
             }
         };
-        let (now, entry) = next;
         let stepped = engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                let record = renderer.record(&event, now);
-                if filter.matches(&record) {
-                    format.write(&record, &mut line);
-                }
+            if let Effect::Event(event) = effect
+                && filter.wants(&event)
+            {
+                format.event(renderer, &event, now, &mut lines);
             }
         });
         if let Err(error) = stepped {
             tracing::warn!(%error, "record of the kernel side not understood");
         }
-        if !write(&mut out, &line)? {
-            return Ok(());
+        if lines.len() >= BATCH_BYTES {
+            if !write(&mut out, &lines)? {
+                return Ok(());
+            }
+            lines.clear();
         }
-        line.clear();
     }
-    write_result(out.flush())?;
+    write(&mut out, &lines)?;
     Ok(())
 }
 
-fn write(out: &mut impl io::Write, line: &[u8]) -> Result<bool, Failure> {
-    write_result(out.write_all(line))
-}
+/// Lines that are written together.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// False when the reader went away.
-fn write_result(result: io::Result<()>) -> Result<bool, Failure> {
-    match result {
+fn write(out: &mut impl io::Write, lines: &[u8]) -> Result<bool, Failure> {
+    match out.write_all(lines).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::Failed(

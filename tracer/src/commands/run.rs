@@ -1,12 +1,14 @@
 //! `tracer run`: the daemon.
 
-use std::{collections::BTreeMap, fs::File, io::BufWriter, sync::Arc};
+use std::{fs::File, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use uuid::Uuid;
 
-use super::{Failure, format, print};
+use super::{Failure, attach::Wanted, format, print};
+#[cfg(feature = "upstream")]
+use crate::upstream::{QUEUE_BYTES, Uplink, UplinkConfig};
 use crate::{
     cli::RunArgs,
     config::Config,
@@ -15,14 +17,16 @@ use crate::{
     host,
     kernel::{
         hierarchies::Hierarchies,
-        load::{Kernel, LoadError, Options},
+        load::{Kernel, Options},
     },
-    lifecycle,
-    pipeline::{self, Parts},
-    record::{Host, Node, Program},
-    recording::{Header, Recorder},
-    render::Renderer,
-    sink::{socket::Bound, stdout::StdoutSink},
+    lifecycle::{self, Machine},
+    metrics::Metrics,
+    pipeline::{self, Before, Parts, Resumed},
+    record::{Node, Program},
+    render::{Renderer, Written},
+    sandbox,
+    sink::{file::FileSink, socket::Bound, stdout::StdoutSink},
+    state::{Left, Mark, State},
     time::wall_offset,
 };
 
@@ -44,29 +48,55 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     let hierarchies = host::hierarchies().context("cannot read the cgroup mounts")?;
     let identity = host::identity()?;
     lift_memlock();
-    let kernel = Kernel::load(
-        &Options {
-            processes: config.processes,
-            args: config.args,
-            ring_bytes: config.ring_bytes,
-            runtimes: config.runtime_names.clone(),
-        },
-        &hierarchies,
-    )
-    .map_err(failure)?;
-    let engine = engine(&config, identity, &hierarchies);
+    let state = config.state_dir.as_deref().map(State::open).transpose()?;
+    let now = Resumed {
+        host: lifecycle_host(&config, &identity.boot_id, &hierarchies),
+        identity,
+        offset: wall_offset(),
+    };
+    let (engine, left) = stream(state.as_ref(), &now)?;
+    let wanted = Wanted {
+        options: options(&config),
+        pin: config.pin.as_deref(),
+        hierarchies: &hierarchies,
+        boot_id: &now.identity.boot_id,
+    };
+    let (kernel, pinned) = wanted.attach(state.as_ref(), left.is_some())?;
     let socket = Bound::new(&config.socket, config.socket_group.as_deref())?;
-    let recorder = match &config.record {
+    // All that takes privileges is done, and no thread has begun.
+    sandbox::enter(&config);
+    let mark = |sink| match &state {
+        Some(state) => state.mark(sink),
+        None => Ok(Mark::none()),
+    };
+    let stdout = if config.stdout {
+        let stdout = StdoutSink::new(config.queue_bytes, mark("stdout")?);
+        Some(stdout.context("cannot use standard output")?)
+    } else {
+        None
+    };
+    let file = match &config.file {
         Some(path) => {
-            let file = File::create(path)
-                .with_context(|| format!("cannot create the recording {}", path.display()))?;
-            let header = header(&engine, &config, &hierarchies);
-            let recorder = Recorder::new(BufWriter::new(file), &header)
-                .with_context(|| format!("cannot write the recording {}", path.display()))?;
-            Some(recorder)
+            let stream = &engine.renderer.stream;
+            let file = FileSink::open(path, stream, config.queue_bytes, mark("file")?);
+            Some(file.with_context(|| format!("cannot append to {}", path.display()))?)
         }
         None => None,
     };
+    let record = match &config.record {
+        Some(path) => {
+            let file = File::create(path);
+            Some(file.with_context(|| format!("cannot create the recording {}", path.display()))?)
+        }
+        None => None,
+    };
+    let metrics = Arc::new(Metrics::default());
+    #[cfg(feature = "metrics")]
+    if let Some(address) = &config.metrics {
+        crate::metrics::serve(Arc::clone(&metrics), address)?;
+    }
+    #[cfg(feature = "upstream")]
+    let uplink = uplink(&config, &engine, &metrics)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -78,8 +108,14 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         hierarchies,
         filter: config.filter,
         format: format(config.format),
-        sink: StdoutSink::new(config.queue_bytes).context("cannot use standard output")?,
-        recorder,
+        stdout,
+        file,
+        record,
+        state,
+        before: left.map(|left| Before { left, now, pinned }),
+        #[cfg(feature = "upstream")]
+        uplink,
+        metrics,
         processes: config.processes,
         socket: socket.map(|bound| (bound, config.history_bytes)),
         sources: Sources::default(),
@@ -88,6 +124,41 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     let end = runtime.block_on(pipeline::run(parts))?;
     tracing::info!(?end, "stopped");
     Ok(())
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        processes: config.processes,
+        args: config.args,
+        ring_bytes: config.ring_bytes,
+        runtimes: config.runtime_names.clone(),
+    }
+}
+
+/// The stream that goes on, or a new one.
+fn stream(state: Option<&State>, now: &Resumed) -> anyhow::Result<(Engine, Option<Left>)> {
+    if let Some(state) = state {
+        if let Some((left, engine)) = Left::find(state.path())? {
+            let rebooted = engine.renderer.host.boot_id != now.identity.boot_id;
+            if !rebooted || left.ended_in_order()? {
+                return Ok((engine, Some(left)));
+            }
+            tracing::warn!(
+                stream = %engine.renderer.stream,
+                "the machine went down without an end of tracer: a new stream begins, because numbers of the old one may have been lost"
+            );
+        }
+        state.forget_marks()?;
+    }
+    let renderer = Renderer {
+        stream: Uuid::now_v7().to_string().into(),
+        host: Arc::new(now.identity.clone()),
+        offset: now.offset,
+        hierarchies: now.host.hierarchies.iter().cloned().collect(),
+        written: Written::default(),
+    };
+    let machine = Machine::new(now.host.clone(), FIRST_SEQ);
+    Ok((Engine::new(machine, renderer), None))
 }
 
 /// Says in one sentence what is missing, before anything is tried.
@@ -118,18 +189,6 @@ fn lift_memlock() {
     }
 }
 
-fn failure(error: LoadError) -> Failure {
-    match error {
-        LoadError::Object(_) | LoadError::Map(_) => Failure::Failed(error.into()),
-        LoadError::NoBtf(_)
-        | LoadError::BadBtf(_)
-        | LoadError::Kernel(_)
-        | LoadError::NoCgroups
-        | LoadError::Maps(_)
-        | LoadError::Program { .. } => Failure::Host(error.into()),
-    }
-}
-
 fn lifecycle_host(config: &Config, boot_id: &str, hierarchies: &Hierarchies) -> lifecycle::Host {
     lifecycle::Host {
         boot_id: boot_id.into(),
@@ -143,38 +202,52 @@ fn lifecycle_host(config: &Config, boot_id: &str, hierarchies: &Hierarchies) -> 
     }
 }
 
-fn engine(config: &Config, identity: Host, hierarchies: &Hierarchies) -> Engine {
-    let host = lifecycle_host(config, &identity.boot_id, hierarchies);
-    let names: BTreeMap<u32, Arc<str>> = host.hierarchies.iter().cloned().collect();
-    let renderer = Renderer {
-        stream: Uuid::now_v7().to_string().into(),
-        host: Arc::new(identity),
-        offset: wall_offset(),
-        hierarchies: names,
+/// Starts the way up, where there is one.
+#[cfg(feature = "upstream")]
+fn uplink(
+    config: &Config,
+    engine: &Engine,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<Uplink>, Failure> {
+    let Some(settings) = &config.upstream else {
+        return Ok(None);
     };
-    Engine::new(host, renderer, FIRST_SEQ)
-}
-
-fn header(engine: &Engine, config: &Config, hierarchies: &Hierarchies) -> Header {
-    let boot_id = engine.renderer.host.boot_id.as_str();
-    let host = lifecycle_host(config, boot_id, hierarchies);
-    Header::new(&host, &engine.renderer, FIRST_SEQ)
+    let in_state = config.state_dir.as_ref().map(|state| state.join("spool"));
+    let Some(directory) = settings.spool_dir.clone().or(in_state) else {
+        return Err(Failure::Usage(anyhow!(
+            "an upstream needs a place for records to wait in: --state-dir or --spool-dir"
+        )));
+    };
+    let host = Arc::clone(&engine.renderer.host);
+    let uplink = Uplink::start(UplinkConfig {
+        directory,
+        stream: engine.renderer.stream.to_string(),
+        known_seq: engine.machine.next_seq() - 1,
+        node: settings.node.clone().unwrap_or_else(|| host.name.clone()),
+        host,
+        targets: settings.targets.clone(),
+        trust: settings.trust.clone(),
+        bounds: settings.bounds,
+        queue_bytes: QUEUE_BYTES,
+        metrics: Arc::clone(metrics),
+    })?;
+    Ok(Some(uplink))
 }
 
 /// What `node.started` says.
 fn started(kernel: &Kernel, hierarchies: &Hierarchies) -> Node {
-    let programs = kernel.report.iter().map(|program| Program {
-        name: program.name.to_owned(),
+    let programs = kernel.facts.report.iter().map(|program| Program {
+        name: program.name.clone(),
         attached: program.error.is_none(),
         required: program.required,
         error: program.error.clone(),
-        lost: program.error.as_ref().map(|_| program.gives.to_owned()),
+        lost: program.error.as_ref().map(|_| program.gives.clone()),
     });
     Node {
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         kernel: Some(host::kernel_release()),
         programs: programs.collect(),
-        degraded: kernel.degraded.clone(),
+        degraded: kernel.facts.degraded.clone(),
         hierarchies: hierarchies.all.iter().map(|h| h.name.clone()).collect(),
         ..Node::default()
     }

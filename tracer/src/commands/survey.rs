@@ -15,7 +15,7 @@ use crate::{
     engine::{Effect, Engine, Entry},
     enrich::{Source, Sources},
     host,
-    lifecycle::{self, Action, Ask},
+    lifecycle::{self, Action, Ask, Machine},
     metadata,
     reconcile::{self, Watch},
     record::Origin,
@@ -59,8 +59,9 @@ pub(super) fn survey() -> Result<Engine, Failure> {
         host: Arc::new(identity),
         offset: wall_offset(),
         hierarchies: names.into_iter().collect::<BTreeMap<_, _>>(),
+        written: crate::render::Written::default(),
     };
-    let mut engine = Engine::new(host, renderer, 1);
+    let mut engine = Engine::new(Machine::new(host, 1), renderer);
     let snapshot = reconcile::scan(&hierarchies, &mut Unwatched);
     let asked = step(
         &mut engine,

@@ -33,6 +33,7 @@
 //! starts nothing and waits for nobody but a file system that does not answer, for which the caller
 //! has a thread of its own.
 
+mod alone;
 pub mod api;
 mod bundle;
 mod created;
@@ -60,6 +61,7 @@ use crate::{
     time::Timestamp,
 };
 
+pub use alone::{Alone, read_alone};
 pub use open::Refusal;
 pub use reader::MAX_LOOKUP_BYTES;
 pub use search::lookup;

@@ -1,4 +1,4 @@
-//! From a [`Record`] to the lines that a reader asked for. Pure, but for what a format remembers.
+//! From an [`Event`] or a [`Record`] to the lines that a reader asked for. Pure, but for what a format remembers.
 //!
 //! JSON and `CloudEvents` hold all of a record, one line each. The others are views: [`Pretty`] for
 //! eyes, [`Docker`] for scripts that were written for `docker events`.
@@ -8,7 +8,10 @@ pub mod docker;
 
 use serde::Serialize;
 
-use crate::{format::docker::Docker, pretty::Pretty, record::Record};
+use crate::{
+    format::docker::Docker, lifecycle::Event, pretty::Pretty, record::Record, render::Renderer,
+    time::BootNs,
+};
 
 /// How the lines look.
 #[derive(Debug)]
@@ -20,6 +23,21 @@ pub enum Format {
 }
 
 impl Format {
+    /// Appends what is to be shown of `event` as it leaves at `now`; says how many lines that is.
+    pub fn event(
+        &mut self,
+        renderer: &Renderer,
+        event: &Event,
+        now: BootNs,
+        lines: &mut Vec<u8>,
+    ) -> u64 {
+        if matches!(self, Self::Json) {
+            renderer.line(event, now, lines);
+            return 1;
+        }
+        self.write(&renderer.record(event, now), lines)
+    }
+
     /// Appends what is to be shown of `record`; says how many lines that is.
     pub fn write(&mut self, record: &Record, lines: &mut Vec<u8>) -> u64 {
         match self {
@@ -36,6 +54,11 @@ impl Format {
                 .sum(),
         }
     }
+}
+
+/// Appends a record as one line of JSON, or nothing at all.
+pub fn json(record: &Record, lines: &mut Vec<u8>) {
+    write_json(record, record, lines);
 }
 
 /// One line of JSON, or none at all.

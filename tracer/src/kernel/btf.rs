@@ -38,6 +38,9 @@ const KIND_ENUM64: u32 = 19;
 
 /// Types nested deeper than this are not followed: anonymous members, chains of qualifiers.
 const MAX_DEPTH: u32 = 16;
+/// Members that one look-up goes through at most. Anonymous members of a blob that lies may branch at
+/// each level; `task_struct` has some 300.
+const MAX_MEMBERS: u32 = 100_000;
 
 /// A parsed blob.
 #[derive(Debug)]
@@ -127,8 +130,9 @@ impl Btf {
     /// [`BtfError::NoType`] or [`BtfError::NoMember`].
     pub fn member_offset(&self, name: &str, member: &str) -> Result<u32, BtfError> {
         let ids = self.ids(name)?;
+        let mut left = MAX_MEMBERS;
         ids.iter()
-            .find_map(|id| self.find_member(*id, member.as_bytes(), 0))
+            .find_map(|id| self.find_member(*id, member.as_bytes(), 0, &mut left))
             .map(|bits| bits / 8)
             .ok_or_else(|| BtfError::NoMember(name.to_owned(), member.to_owned()))
     }
@@ -242,12 +246,13 @@ impl Btf {
     }
 
     /// Offset in bits of a member, searched through anonymous members too.
-    fn find_member(&self, id: u32, member: &[u8], depth: u32) -> Option<u32> {
+    fn find_member(&self, id: u32, member: &[u8], depth: u32, left: &mut u32) -> Option<u32> {
         let found = self.resolve(id)?;
         if depth > MAX_DEPTH || !matches!(found.kind, KIND_STRUCT | KIND_UNION) {
             return None;
         }
         for entry in found.extra.chunks_exact(12) {
+            *left = left.checked_sub(1)?;
             let name = string_at(&self.strings, u32_at(entry, 0)?);
             let raw = u32_at(entry, 8)?;
             // With the kind flag the upper eight bits are the width of a bit field.
@@ -256,7 +261,7 @@ impl Btf {
                 return Some(bits);
             }
             if name.is_empty()
-                && let Some(inner) = self.find_member(u32_at(entry, 4)?, member, depth + 1)
+                && let Some(inner) = self.find_member(u32_at(entry, 4)?, member, depth + 1, left)
             {
                 return bits.checked_add(inner);
             }
@@ -469,6 +474,12 @@ mod tests {
         let btf = Btf::parse(&blob, |_| true).expect("good");
         assert!(btf.member_offset("loop", "x").is_err());
         assert!(btf.member_offset("self", "x").is_err());
+        // Many anonymous members of itself: as many ways as 64 to the power of the depth.
+        let blob = Build::default()
+            .structure(KIND_STRUCT, "loop", &[("", 1, 0); 64])
+            .blob();
+        let btf = Btf::parse(&blob, |_| true).expect("good");
+        assert!(btf.member_offset("loop", "x").is_err());
     }
 
     #[test]

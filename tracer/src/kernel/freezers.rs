@@ -98,6 +98,13 @@ impl Freezers {
         }
     }
 
+    /// Has every freezer read again: what happened before the watches is not known.
+    pub fn read_all_again(&mut self) {
+        for (root, path) in self.by_watch.values() {
+            self.on_their_way.insert(*root, Arc::clone(path));
+        }
+    }
+
     /// Whether a freezer has to be read again soon.
     #[must_use]
     pub fn has_to_read_again(&self) -> bool {

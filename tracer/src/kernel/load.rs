@@ -3,14 +3,22 @@
 //! Everything that can be known beforehand is checked first (privilege, BTF, members), so that a
 //! host that cannot run tracer is told so in one sentence with the remedy. What the kernel refuses
 //! after that carries the verifier's own last lines.
+//!
+//! The daemon has this done by a process of its own ([`super::loader`]), because resolving types
+//! takes ten times the memory of all the rest: what is loaded is handed over as pins in bpffs
+//! ([`super::pins`]). Only where there is no bpffs does it load in itself.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    maps::{HashMap, Map, MapData, RingBuf},
+    programs::{
+        BtfTracePoint, ProgramError,
+        links::{FdLink, PinnedLink},
+    },
 };
+use serde::{Deserialize, Serialize};
 use tracer_common::{COMM_LEN, MAX_HIERARCHIES};
 
 use super::{
@@ -53,10 +61,36 @@ pub enum LoadError {
     Object(&'static str),
     #[error("a map operation failed: {0}")]
     Map(#[from] aya::maps::MapError),
+    #[error("{operation} {path} failed: {why}")]
+    Pins {
+        operation: &'static str,
+        path: String,
+        why: String,
+    },
+    /// What the loading process said.
+    #[error("{message}")]
+    Loader { host: bool, message: String },
+}
+
+impl LoadError {
+    /// Whether it is the host that lacks something.
+    #[must_use]
+    pub const fn is_the_hosts(&self) -> bool {
+        match self {
+            Self::Object(_) | Self::Map(_) | Self::Pins { .. } => false,
+            Self::Loader { host, .. } => *host,
+            Self::NoBtf(_)
+            | Self::BadBtf(_)
+            | Self::Kernel(_)
+            | Self::NoCgroups
+            | Self::Maps(_)
+            | Self::Program { .. } => true,
+        }
+    }
 }
 
 /// How to load.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Emit every exec and exit of tracked cgroups.
     pub processes: bool,
@@ -73,36 +107,55 @@ impl Default for Options {
         Self {
             processes: false,
             args: false,
-            ring_bytes: 8 << 20,
+            ring_bytes: 1 << 20,
             runtimes: Vec::new(),
         }
     }
 }
 
 /// What became of one program, for `node.started`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
-    pub name: &'static str,
+    pub name: String,
     pub required: bool,
-    pub gives: &'static str,
+    pub gives: String,
     /// Why it is not attached.
     pub error: Option<String>,
 }
 
-/// The loaded kernel side. Dropping it detaches everything.
-pub struct Kernel {
+/// What is known of programs that are loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
     pub report: Vec<Attached>,
     pub degraded: Vec<String>,
-    pub tables: Tables,
-    pub ring: RingBuf<MapData>,
-    /// Attached as long as this lives.
-    pub programs: Ebpf,
-    /// What the programs log.
-    #[cfg(feature = "log")]
-    pub log: aya_log::EbpfLogger<&'static dyn log::Log>,
+    /// Hierarchy of each slot in the order of look-up.
+    pub(super) slots: Vec<u32>,
 }
 
-impl Kernel {
+/// Programs that are loaded and attached, as long as this lives.
+pub struct Loaded {
+    facts: Facts,
+    programs: Ebpf,
+    links: Vec<(String, FdLink)>,
+}
+
+/// The kernel side, as the daemon uses it.
+pub struct Kernel {
+    pub facts: Facts,
+    pub tables: Tables,
+    pub ring: RingBuf<MapData>,
+    /// What keeps the programs attached, unless they are pinned.
+    pub links: Vec<FdLink>,
+    /// What the programs log.
+    #[cfg(feature = "log")]
+    pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Maps that user space uses; the others live with the programs.
+const MAPS: &[&str] = &[EVENTS, "TRACKED", "PROCS", "DROPPED", "LOST", "READER_IDLE"];
+const EVENTS: &str = "EVENTS";
+
+impl Loaded {
     /// Loads and attaches every program. Records collect in the ring from here on.
     ///
     /// # Errors
@@ -132,35 +185,121 @@ impl Kernel {
             .override_global("RING_BYTES", &ring_bytes, true)
             .override_global("SLOT_HIERARCHY", &slots.hierarchy, true)
             .override_global("SLOT_CSS", &slots.css, true)
-            .map_max_entries("EVENTS", options.ring_bytes);
+            .map_max_entries(EVENTS, options.ring_bytes);
         let mut programs = loader
             .load(OBJECT)
             .map_err(|error| LoadError::Maps(Box::new(error)))?;
-
-        let ring = RingBuf::try_from(take(&mut programs, "EVENTS")?)?;
-        let tables = Tables::take(&mut programs, &slots)?;
         name_runtimes(&mut programs, &options.runtimes)?;
+        let (report, links) = attach_all(&mut programs)?;
+        let facts = Facts {
+            report,
+            degraded: constants.degraded,
+            slots: slots.ids(),
+        };
+        Ok(Self {
+            facts,
+            programs,
+            links,
+        })
+    }
+
+    /// Pins all that [`Kernel::open`] needs into a directory of bpffs.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`]; what was pinned before stays for the caller to remove.
+    pub fn pin(self, directory: &Path) -> Result<Facts, LoadError> {
+        for name in MAPS {
+            let map = self.programs.map(name).ok_or(LoadError::Object(name))?;
+            let path = directory.join(name);
+            map.pin(&path)
+                .map_err(|error| failed("pinning", &path, &error))?;
+        }
+        for (name, link) in self.links {
+            let path = directory.join(link_name(&name));
+            link.pin(&path)
+                .map_err(|error| failed("pinning", &path, &error))?;
+        }
+        Ok(self.facts)
+    }
+
+    /// Takes them over in this process.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn into_kernel(self) -> Result<Kernel, LoadError> {
+        let Self {
+            facts,
+            mut programs,
+            links,
+        } = self;
         #[cfg(feature = "log")]
         let log = aya_log::EbpfLogger::init(&mut programs)
             .map_err(|_error| LoadError::Object("AYA_LOGS: build with `--features log`"))?;
-        let report = attach_all(&mut programs)?;
-        Ok(Self {
-            report,
-            degraded: constants.degraded,
+        let mut take = |name: &'static str| programs.take_map(name).ok_or(LoadError::Object(name));
+        let ring = RingBuf::try_from(take(EVENTS)?)?;
+        let tables = Tables::new(take, &facts.slots)?;
+        Ok(Kernel {
+            facts,
             tables,
             ring,
-            programs,
+            links: links.into_iter().map(|(_, link)| link).collect(),
             #[cfg(feature = "log")]
-            log,
+            log: Some(log),
         })
+    }
+}
+
+impl Kernel {
+    /// Takes over what is pinned in a directory of bpffs: the ring goes on where its last reader
+    /// was.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] where something is missing.
+    pub fn open(directory: &Path, facts: Facts) -> Result<Self, LoadError> {
+        let take = |name: &'static str| -> Result<Map, LoadError> {
+            let data = MapData::from_pin(directory.join(name))?;
+            Ok(Map::from_map_data(data)?)
+        };
+        let ring = RingBuf::try_from(take(EVENTS)?)?;
+        let tables = Tables::new(take, &facts.slots)?;
+        let mut links = Vec::new();
+        for Attached { name, .. } in facts.report.iter().filter(|one| one.error.is_none()) {
+            let path = directory.join(link_name(name));
+            let link = PinnedLink::from_pin(&path)
+                .map_err(|error| failed("opening the pin", &path, &error))?;
+            links.push(link.into());
+        }
+        Ok(Self {
+            facts,
+            tables,
+            ring,
+            links,
+            #[cfg(feature = "log")]
+            log: None,
+        })
+    }
+}
+
+fn link_name(program: &str) -> String {
+    format!("link_{program}")
+}
+
+fn failed(operation: &'static str, path: &Path, why: &dyn std::fmt::Display) -> LoadError {
+    LoadError::Pins {
+        operation,
+        path: path.display().to_string(),
+        why: why.to_string(),
     }
 }
 
 /// The look-up table of hierarchies, as the programs take it.
 #[derive(Debug)]
-pub(super) struct Slots {
-    pub(super) count: u32,
-    pub(super) hierarchy: [u32; MAX_HIERARCHIES],
+struct Slots {
+    count: u32,
+    hierarchy: [u32; MAX_HIERARCHIES],
     css: [u32; MAX_HIERARCHIES],
 }
 
@@ -196,10 +335,11 @@ impl Slots {
         }
         slots
     }
-}
 
-pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, LoadError> {
-    programs.take_map(name).ok_or(LoadError::Object(name))
+    fn ids(&self) -> Vec<u32> {
+        let count = usize::try_from(self.count).unwrap_or(0);
+        self.hierarchy.iter().take(count).copied().collect()
+    }
 }
 
 /// Tells the programs which command names are container runtimes.
@@ -221,15 +361,21 @@ fn name_runtimes(programs: &mut Ebpf, further: &[String]) -> Result<(), LoadErro
     Ok(())
 }
 
-fn attach_all(programs: &mut Ebpf) -> Result<Vec<Attached>, LoadError> {
+type Links = Vec<(String, FdLink)>;
+
+fn attach_all(programs: &mut Ebpf) -> Result<(Vec<Attached>, Links), LoadError> {
     let btf = AyaBtf::from_sys_fs().map_err(|error| LoadError::Program {
         name: "(all)",
         why: error.to_string(),
     })?;
     let mut report = Vec::new();
+    let mut links = Vec::new();
     for need in PROGRAMS {
         let error = match attach(programs, need.name, &btf) {
-            Ok(()) => None,
+            Ok(link) => {
+                links.push((need.name.to_owned(), link));
+                None
+            }
             Err(why) if need.required => {
                 return Err(LoadError::Program {
                     name: need.name,
@@ -242,24 +388,25 @@ fn attach_all(programs: &mut Ebpf) -> Result<Vec<Attached>, LoadError> {
             }
         };
         report.push(Attached {
-            name: need.name,
+            name: need.name.to_owned(),
             required: need.required,
-            gives: need.gives,
+            gives: need.gives.to_owned(),
             error,
         });
     }
-    Ok(report)
+    Ok((report, links))
 }
 
-fn attach(programs: &mut Ebpf, name: &str, btf: &AyaBtf) -> Result<(), String> {
+fn attach(programs: &mut Ebpf, name: &str, btf: &AyaBtf) -> Result<FdLink, String> {
     let program: &mut BtfTracePoint = programs
         .program_mut(name)
         .ok_or("the object lacks it")?
         .try_into()
         .map_err(|error: ProgramError| error.to_string())?;
     program.load(name, btf).map_err(|error| describe(&error))?;
-    program.attach().map_err(|error| describe(&error))?;
-    Ok(())
+    let link = program.attach().map_err(|error| describe(&error))?;
+    let link = program.take_link(link).map_err(|error| describe(&error))?;
+    Ok(link.into())
 }
 
 /// Lines of the verifier's log that an error shows: the last ones say what was refused.

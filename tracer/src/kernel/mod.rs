@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! /sys/kernel/btf/vmlinux ─▶ btf ─▶ needs ─▶ constants ─┐
-//! mountinfo, /proc/cgroups ─▶ hierarchies ─▶ slots ─────┼─▶ load ─▶ programs, maps, attach report
-//!                                                       │
+//! mountinfo, /proc/cgroups ─▶ hierarchies ─▶ slots ─────┴─▶ load ─▶ programs, maps, attach report
+//!                                  (a process of its own: loader)      │
+//!                          daemon ◀─ Kernel::open ◀─── pins (bpffs) ◀──┘
 //! ring buffer ─▶ bytes of one record at a time ─▶ crate::decode
 //! ```
 
@@ -11,5 +12,7 @@ pub mod btf;
 pub mod freezers;
 pub mod hierarchies;
 pub mod load;
+pub mod loader;
 pub mod needs;
+pub mod pins;
 pub mod tables;

@@ -1,14 +1,16 @@
 //! The maps that user space writes and reads: what is watched, what was lost.
 
-use std::{collections::BTreeMap, io};
-
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray},
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use tracer_common::{CgroupKey, Followed, MAX_HIERARCHIES, Tracked, flags, loss};
 
-use super::load::{LoadError, Slots, take};
+use super::load::LoadError;
 
 /// The maps that user space writes.
 pub struct Tables {
@@ -19,8 +21,9 @@ pub struct Tables {
     reader_idle: Array<MapData, u32>,
     /// Slot of each hierarchy.
     slots: Vec<u32>,
-    /// Own removals per slot, as in the map.
-    removals: [u64; MAX_HIERARCHIES],
+    /// Own removals per slot, as in the map. Every handle on the maps counts here.
+    removals: Arc<Mutex<[u64; MAX_HIERARCHIES]>>,
+    fds: BTreeMap<&'static str, OwnedFd>,
 }
 
 /// `BPF_NOEXIST`: what a program entered first stays.
@@ -45,20 +48,56 @@ fn kind_of(error: &aya::maps::MapError) -> Option<io::ErrorKind> {
 }
 
 impl Tables {
-    pub(super) fn take(programs: &mut Ebpf, slots: &Slots) -> Result<Self, LoadError> {
+    /// Over maps that `take` gives by their names; `slots` has the hierarchy of each.
+    pub(super) fn new(
+        take: impl FnMut(&'static str) -> Result<Map, LoadError>,
+        slots: &[u32],
+    ) -> Result<Self, LoadError> {
+        let tables = Self::over(take, slots, Arc::default())?;
+        // Those of a process before this one count on.
+        for (index, count) in (0..).zip(&mut *tables.removals()) {
+            *count = tables.dropped.get(&index, 0)?;
+        }
+        Ok(tables)
+    }
+
+    /// The same maps for another thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of duplicating descriptors.
+    pub fn duplicate(&self) -> Result<Self, LoadError> {
+        let again = |name| {
+            let fd = self.fds.get(name).ok_or(LoadError::Object(name))?;
+            let fd = fd.try_clone().map_err(|_error| LoadError::Object(name))?;
+            Ok(Map::from_map_data(MapData::from_fd(fd)?)?)
+        };
+        Self::over(again, &self.slots, Arc::clone(&self.removals))
+    }
+
+    fn over(
+        mut take: impl FnMut(&'static str) -> Result<Map, LoadError>,
+        slots: &[u32],
+        removals: Arc<Mutex<[u64; MAX_HIERARCHIES]>>,
+    ) -> Result<Self, LoadError> {
+        let mut fds = BTreeMap::new();
+        let mut take = |name| {
+            let map = take(name)?;
+            if let Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) = &map {
+                let fd = data.fd().as_fd().try_clone_to_owned();
+                fds.insert(name, fd.map_err(|_error| LoadError::Object(name))?);
+            }
+            Ok::<_, LoadError>(map)
+        };
         Ok(Self {
-            tracked: HashMap::try_from(take(programs, "TRACKED")?)?,
-            procs: HashMap::try_from(take(programs, "PROCS")?)?,
-            dropped: Array::try_from(take(programs, "DROPPED")?)?,
-            lost: PerCpuArray::try_from(take(programs, "LOST")?)?,
-            reader_idle: Array::try_from(take(programs, "READER_IDLE")?)?,
-            slots: slots
-                .hierarchy
-                .iter()
-                .take(slots.count as usize)
-                .copied()
-                .collect(),
-            removals: [0; MAX_HIERARCHIES],
+            tracked: HashMap::try_from(take("TRACKED")?)?,
+            procs: HashMap::try_from(take("PROCS")?)?,
+            dropped: Array::try_from(take("DROPPED")?)?,
+            lost: PerCpuArray::try_from(take("LOST")?)?,
+            reader_idle: Array::try_from(take("READER_IDLE")?)?,
+            slots: slots.to_vec(),
+            removals,
+            fds,
         })
     }
 
@@ -163,13 +202,20 @@ impl Tables {
         if slot == 0 {
             return Ok(());
         }
+        let removals = Arc::clone(&self.removals);
+        let mut removals = removals.lock().unwrap_or_else(PoisonError::into_inner);
         for index in [slot, 0] {
-            let Some(count) = self.removals.get_mut(index as usize) else {
+            let Some(count) = removals.get_mut(index as usize) else {
                 continue;
             };
             *count = count.wrapping_add_signed(by);
+            // Within the lock: no handle may set an older count after a newer one.
             self.dropped.set(index, *count, 0)?;
         }
         Ok(())
+    }
+
+    fn removals(&self) -> MutexGuard<'_, [u64; MAX_HIERARCHIES]> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::Metadata;
 
 /// Runtime processes that are remembered; the oldest go first.
@@ -16,7 +18,7 @@ pub const MAX_CALLS: usize = 1024;
 const MAX_ID: usize = 1024;
 
 /// One call that makes a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeCall {
     /// Base name of the runtime.
     pub runtime: Arc<str>,
@@ -32,7 +34,7 @@ pub struct RuntimeCall {
 }
 
 /// The calls lately seen, by the pid that made them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeCalls {
     by_pid: BTreeMap<u32, (u64, RuntimeCall)>,
     by_age: BTreeMap<u64, u32>,

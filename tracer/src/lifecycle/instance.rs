@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::Subject;
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Who the container is. Shared by the events that speak of it; replaced when more becomes known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub id: Arc<str>,
     /// `<boot id>:<hierarchy>:<cgroup id>`
@@ -34,7 +35,7 @@ pub struct Identity {
 }
 
 /// A process that matters to the container's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub pid: u32,
     /// Tells it from a later process with the same pid.
@@ -68,7 +69,7 @@ impl Member {
 }
 
 /// How an instance stopped running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// Before it executed its entrypoint.
     Failed,
@@ -77,7 +78,7 @@ pub enum End {
 }
 
 /// A container from `created` or `discovered` to `removed`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     pub identity: Arc<Identity>,
     /// Key of its root and twins.

@@ -46,6 +46,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use self::{calls::RuntimeCalls, places::Places};
@@ -60,43 +61,27 @@ use crate::{
     time::BootNs,
 };
 
-/// How a [`CgroupKey`] stands in a recording.
-mod key {
+/// A map whose keys are no text, as a list of pairs: JSON knows no other keys.
+mod pairs {
+    use std::collections::BTreeMap;
+
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use tracer_common::CgroupKey;
 
-    pub(super) fn serialize<S: Serializer>(key: &CgroupKey, to: S) -> Result<S::Ok, S::Error> {
-        (key.hierarchy, key.id).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<CgroupKey, D::Error> {
-        let (hierarchy, id) = Deserialize::deserialize(from)?;
-        Ok(CgroupKey::new(hierarchy, id))
-    }
-}
-
-/// How a set of them stands in a recording.
-mod keys {
-    use std::collections::BTreeSet;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-    use tracer_common::CgroupKey;
-
-    pub(super) fn serialize<S: Serializer>(
-        keys: &BTreeSet<CgroupKey>,
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        to.collect_seq(keys.iter().map(|key| (key.hierarchy, key.id)))
+        to.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<BTreeSet<CgroupKey>, D::Error> {
-        let keys: Vec<(u32, u64)> = Deserialize::deserialize(from)?;
-        Ok(keys
-            .into_iter()
-            .map(|(hierarchy, id)| CgroupKey::new(hierarchy, id))
-            .collect())
+    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let pairs: Vec<(K, V)> = Deserialize::deserialize(from)?;
+        Ok(pairs.into_iter().collect())
     }
 }
 
@@ -192,7 +177,7 @@ pub struct OomFacts {
 }
 
 /// What does not change while the machine runs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     pub boot_id: Arc<str>,
     /// Hierarchies in the order of preference: id and name.
@@ -219,16 +204,19 @@ impl Host {
     }
 }
 
-/// The table of all containers.
-#[derive(Debug)]
+/// The table of all containers. Serialised it is the head of a journal, from which it goes on.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     host: Host,
     next_seq: u64,
     places: Places,
+    #[serde(with = "pairs")]
     instances: BTreeMap<CgroupKey, Instance>,
     /// Roots by path.
+    #[serde(with = "pairs")]
     roots: BTreeMap<Arc<[u8]>, CgroupKey>,
     /// Roots and twins by what they have in common.
+    #[serde(with = "pairs")]
     groups: BTreeMap<Arc<[u8]>, places::Roots>,
     calls: RuntimeCalls,
     /// When an init that has not executed anything counts as started all the same.
@@ -256,6 +244,21 @@ impl Machine {
         }
     }
 
+    /// Goes on in another process: what this table asked of the one before is asked again, and how
+    /// things are told follows `host`, which is the same host.
+    pub fn resume(&mut self, host: Host, out: &mut Vec<Output>) {
+        self.host = host;
+        for (root, instance) in &self.instances {
+            if self.host.freezer.is_some() {
+                out.push(Output::Act(Action::WatchFreezer {
+                    root: *root,
+                    path: Arc::clone(&instance.identity.path),
+                }));
+            }
+            self.ask(*root, true, out);
+        }
+    }
+
     /// Applies one input that happened at `at`; what follows is appended to `out`.
     pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Vec<Output>) {
         match input {
@@ -272,6 +275,16 @@ impl Machine {
     #[must_use]
     pub fn len(&self) -> usize {
         self.instances.len()
+    }
+
+    /// All that is known was lost with the kernel that knew it: a reboot. Instances stay, to be
+    /// told as removed.
+    pub fn reboot(&mut self) {
+        self.places = Places::default();
+        self.groups.clear();
+        self.calls = RuntimeCalls::default();
+        self.waiting.clear();
+        self.ended = processes::Ended::default();
     }
 
     /// Whether there is no container.
@@ -315,6 +328,12 @@ impl Machine {
     #[must_use]
     pub fn deadline(&self) -> Option<BootNs> {
         self.waiting.first().map(|(at, _)| *at)
+    }
+
+    /// What does not change while it runs.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Number of the next event.

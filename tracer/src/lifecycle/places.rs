@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracer_common::CgroupKey;
 
 use crate::record::{Parent, Runtime};
 
 /// What a cgroup is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Place {
     /// The root of an instance; its key is the instance's.
     Root,
@@ -28,7 +29,7 @@ pub(super) enum Place {
 }
 
 /// What every known cgroup is.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
     by_key: BTreeMap<CgroupKey, Place>,
     /// Root and what lies inside, so that a removal costs what it removes.
@@ -72,6 +73,22 @@ impl Places {
     }
 }
 
+impl Serialize for Places {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(&self.by_key)
+    }
+}
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut places = Self::default();
+        for (key, place) in Vec::<(CgroupKey, Place)>::deserialize(from)? {
+            places.put(key, place);
+        }
+        Ok(places)
+    }
+}
+
 impl Place {
     /// Root of the container that it lies in.
     pub(super) fn root(&self) -> Option<CgroupKey> {
@@ -84,7 +101,7 @@ impl Place {
 }
 
 /// Who a cgroup says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Claim {
     pub id: Arc<str>,
     pub runtime: Option<Runtime>,
@@ -98,7 +115,7 @@ pub(super) struct Claim {
 }
 
 /// The cgroups of one container.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Roots {
     /// Key of the instance, once there is one.
     pub root: Option<CgroupKey>,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use tracer_common::{CgroupKey, flags};
 
 use super::{
@@ -147,7 +148,9 @@ impl Machine {
             self.container_of(exec.cgroup)
         };
         let Some(root) = root else { return };
-        let parent_inside = self.container_of(exec.parent_cgroup) == Some(root);
+        // Nearly always the same cgroup, which was looked up a moment ago.
+        let parent_inside = exec.parent_cgroup == exec.cgroup
+            || self.container_of(exec.parent_cgroup) == Some(root);
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };
@@ -364,10 +367,11 @@ pub(super) fn is_runtime_init(comm: &[u8]) -> bool {
 }
 
 /// Ends of inner processes lately told, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
+    /// Start of the process that had the pid.
     known: BTreeMap<u32, u64>,
-    order: VecDeque<u32>,
+    order: VecDeque<(u32, u64)>,
 }
 
 /// Two threads of one exit report it within the same instant; this many other exits in between are
@@ -379,12 +383,13 @@ impl Ended {
         if self.known.insert(task.pid, task.start_ns) == Some(task.start_ns) {
             return false;
         }
-        self.order.push_back(task.pid);
+        self.order.push_back((task.pid, task.start_ns));
         if self.order.len() > MAX_ENDED
-            && let Some(oldest) = self.order.pop_front()
-            && !self.order.contains(&oldest)
+            && let Some((pid, start)) = self.order.pop_front()
+            // Another process may have the pid by now.
+            && self.known.get(&pid) == Some(&start)
         {
-            self.known.remove(&oldest);
+            self.known.remove(&pid);
         }
         true
     }

@@ -29,18 +29,15 @@ pub struct Snapshot {
     pub complete: bool,
     /// Cgroups of which the ring, drained after the scan, tells something newer: what is known of
     /// them is not compared with the scan.
-    #[serde(with = "super::keys")]
     pub touched: BTreeSet<CgroupKey>,
     /// Those of them that the ring tells from their mkdir on: they are not taken from the scan at
     /// all.
-    #[serde(with = "super::keys")]
     pub born: BTreeSet<CgroupKey>,
 }
 
 /// A cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    #[serde(with = "super::key")]
     pub cgroup: CgroupKey,
     pub path: Arc<[u8]>,
     pub frozen: bool,
@@ -277,11 +274,15 @@ impl Machine {
         if populated && !sight.root.populated {
             told.push(Kind::Emptied);
         }
-        instance
-            .sessions
-            .retain(|pid, _| sight.processes.iter().any(|process| process.pid == *pid));
+        let sessions = instance.compare_sessions(sight);
         if told.contains(&Kind::Started) {
             self.stop_waiting(key);
+        }
+        for (kind, session) in sessions {
+            if let Some(mut event) = self.event(at, kind, origin, key) {
+                event.session = Some((session.pid, session.start_ns));
+                out.push(Output::Event(Box::new(event)));
+            }
         }
         for kind in told {
             self.tell(at, kind, origin, key, out);
@@ -370,6 +371,31 @@ impl Instance {
             None if sight.root.fresh => {}
             None => self.end = Some(End::Exited),
         }
+    }
+
+    /// Which exec sessions ended and began since. One that began is told from an orphan by its
+    /// parent: in a pid namespace of the container's own, orphans become children of its init.
+    fn compare_sessions(&mut self, sight: &Sight<'_>) -> Vec<(Kind, Member)> {
+        let mut changes = Vec::new();
+        self.sessions.retain(|_, session| {
+            let mut processes = sight.processes.iter();
+            let there = processes.any(|process| session.is_found(process.pid, process.start_ns));
+            if !there {
+                changes.push((Kind::ExecExited, *session));
+            }
+            there
+        });
+        let Some(init) = sight.init().filter(|_| self.is_alive()) else {
+            return changes;
+        };
+        for process in sight.entered() {
+            let own = process.pid_ns_level == init.pid_ns_level && process.pid != init.pid;
+            if own && !process.is_waiting() && !self.sessions.contains_key(&process.pid) {
+                self.sessions.insert(process.pid, process.member());
+                changes.push((Kind::ExecStarted, process.member()));
+            }
+        }
+        changes
     }
 
     fn adopt_init(&mut self, init: &FoundProcess) {

@@ -1,29 +1,32 @@
-//! What an entry passes through: recorder, engine, filter, format, sinks; and what follows from it
-//! in the kernel's tables.
+//! What an entry passes through: journal, recorder, engine, outlets; and what follows from it in the
+//! kernel's tables.
 
-use std::{collections::BTreeMap, fs::File, io::BufWriter, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::BufWriter,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
+use super::outlets::Outlets;
 use crate::{
-    decode::{RawEvent, decode},
+    clock::Reading,
+    decode::{RawEvent, What, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
-    filter::Filter,
-    format::Format,
     kernel::{freezers::Freezers, tables::Tables},
-    lifecycle::{Action, Metadata},
+    lifecycle::{Action, Event, Metadata},
     metadata::Question,
+    metrics::Count,
     reconcile,
-    record::{Kind, Node, Record},
-    recording::Recorder,
-    sink::{
-        socket::SocketSink,
-        stdout::{Reader, StdoutSink},
-    },
-    time::{BootNs, boot_now},
+    record::{Clock, Kind, Node},
+    recording::{Header, Recorder},
+    state::Journal,
+    time::{BootNs, Timestamp, boot_now},
 };
 
 /// What an entry passes through, apart from the ring so that a record can be borrowed from it.
@@ -31,22 +34,35 @@ pub(super) struct Core {
     pub(super) engine: Engine,
     pub(super) tables: Tables,
     pub(super) freezers: Option<AsyncFd<Freezers>>,
-    pub(super) filter: Filter,
-    pub(super) format: Format,
-    pub(super) sink: StdoutSink,
+    pub(super) journal: Option<Journal>,
     pub(super) recorder: Option<Recorder<BufWriter<File>>>,
+    pub(super) outlets: Outlets,
     pub(super) losses: Losses,
-    pub(super) lines: Vec<u8>,
-    pub(super) records: u64,
-    pub(super) reader: Reader,
     /// Drains in a row that found nothing.
     pub(super) quiet_drains: u32,
-    pub(super) socket: Option<SocketSink>,
-    /// Records for the socket, with the place of their lines in `lines`, if they have any.
-    pub(super) fed: Vec<(Record, Range<usize>)>,
     pub(super) questions: std::sync::mpsc::SyncSender<Question>,
     /// Questions that found no place in the queue.
     pub(super) unasked: u64,
+    /// What the ring told while a scan went on.
+    pub(super) meanwhile: Option<Meanwhile>,
+}
+
+/// Cgroups that records were about while a scan went on.
+#[derive(Debug, Default)]
+pub(super) struct Meanwhile {
+    pub(super) touched: BTreeSet<CgroupKey>,
+    /// Those of them whose mkdir was among the records: all that there is to know is known.
+    pub(super) born: BTreeSet<CgroupKey>,
+}
+
+impl Meanwhile {
+    pub(super) fn note(&mut self, what: &What<'_>) {
+        let cgroup = what.cgroup();
+        self.touched.insert(cgroup);
+        if matches!(what, What::Mkdir(_)) {
+            self.born.insert(cgroup);
+        }
+    }
 }
 
 /// What is known to be lost.
@@ -54,9 +70,39 @@ pub(super) struct Core {
 pub(super) struct Losses {
     /// Low half of each CPU's count, as the last record or reading said.
     pub(super) by_cpu: BTreeMap<u32, u32>,
-    pub(super) told: BTreeMap<&'static str, u64>,
+    /// By name, what the stream has told of the programs that run.
+    pub(super) told: BTreeMap<String, u64>,
     pub(super) last_record: BootNs,
     pub(super) repair: bool,
+}
+
+impl Losses {
+    fn note(&mut self, entry: &Entry<'_>) {
+        match entry {
+            Entry::Raw(bytes) => {
+                if let Ok(raw) = decode(bytes) {
+                    self.by_cpu.insert(raw.cpu, raw.drops);
+                    self.last_record = BootNs(raw.time_ns);
+                }
+            }
+            Entry::Node(Kind::NodeGap, node) if node.sink.is_none() => {
+                for (name, count) in &node.lost {
+                    *self.told.entry(name.clone()).or_default() += count;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Why an entry is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// It happened.
+    Live,
+    /// The journal of a process before this one tells it: what it asked of the kernel, of files
+    /// and of threads was asked then, or is asked by [`Engine::resume`].
+    Again,
 }
 
 impl Core {
@@ -66,7 +112,7 @@ impl Core {
             cpu,
             drops,
             time_ns,
-            ..
+            what,
         }) = decode(record)
         {
             let known = self.losses.by_cpu.insert(cpu, drops).unwrap_or(0);
@@ -74,7 +120,11 @@ impl Core {
                 self.tell_loss(BootNs(time_ns))?;
             }
             self.losses.last_record = BootNs(time_ns);
+            if let Some(meanwhile) = &mut self.meanwhile {
+                meanwhile.note(&what);
+            }
         }
+        self.outlets.metrics.add(Count::RingIn, 1);
         self.entry(&Entry::Raw(record))
     }
 
@@ -95,29 +145,59 @@ impl Core {
     /// `node.gap`: how many of what, and between when.
     pub(super) fn tell_loss(&mut self, until: BootNs) -> anyhow::Result<()> {
         let losses = self.tables.losses()?;
+        self.outlets.set_ring_losses(losses.values().sum());
         let lost: BTreeMap<String, u64> = losses
             .iter()
             .map(|(name, count)| {
-                let told = self.losses.told.get(name).copied().unwrap_or(0);
-                (*name, count.saturating_sub(told))
+                let told = self.losses.told.get(*name).copied().unwrap_or(0);
+                ((*name).to_owned(), count.saturating_sub(told))
             })
             .filter(|(_, count)| *count != 0)
-            .map(|(name, count)| (name.to_owned(), count))
             .collect();
-        self.losses.told = losses;
         if lost.is_empty() {
             return Ok(());
         }
-        // Bulk records change no state.
-        self.losses.repair |= lost.keys().any(|name| name != BULK);
-        let offset = self.engine.renderer.offset;
+        let metrics = &self.outlets.metrics;
+        metrics.add(Count::RingLost, lost.values().sum());
+        let since = self.engine.renderer.offset.at(self.losses.last_record);
+        self.gap(since, until, lost, None)
+    }
+
+    /// Tells a gap; the table is repaired after it where it has to be.
+    pub(super) fn gap(
+        &mut self,
+        since: Timestamp,
+        until: BootNs,
+        lost: BTreeMap<String, u64>,
+        reason: Option<&str>,
+    ) -> anyhow::Result<()> {
         let node = Node {
             lost,
-            since: Some(offset.at(self.losses.last_record)),
-            until: Some(offset.at(until)),
+            since: Some(since),
+            until: Some(self.engine.renderer.offset.at(until)),
+            reason: reason.map(str::to_owned),
             ..Node::default()
         };
-        self.node(Kind::NodeGap, Box::new(node))
+        self.losses.repair |= node.needs_repair();
+        let entry = Entry::Node(Kind::NodeGap, Box::new(node));
+        self.losses.note(&entry);
+        self.entry(&entry)
+    }
+
+    /// `node.clock`: how far the wall clock can be trusted, where that changed.
+    pub(super) fn tell_clock(&mut self, reading: Reading) -> anyhow::Result<()> {
+        let clock = Clock {
+            synchronized: reading.synchronized,
+            max_error_us: reading.max_error_us,
+            source: reading.source.as_str().to_owned(),
+        };
+        self.outlets.set_clock(&clock);
+        let node = Node {
+            clock: Some(clock),
+            ..Node::default()
+        };
+        self.node(Kind::NodeClock, Box::new(node))?;
+        self.flush()
     }
 
     pub(super) fn read_freezers(&mut self) -> anyhow::Result<()> {
@@ -147,167 +227,203 @@ impl Core {
         self.entry(&Entry::Node(kind, node))
     }
 
-    /// One entry through recorder and engine; its lines wait for [`Core::flush`].
+    /// One entry, first into the journal: from then on it counts as taken up. Its lines wait for
+    /// [`Core::flush`].
     pub(super) fn entry(&mut self, entry: &Entry<'_>) -> anyhow::Result<()> {
         let now = boot_now();
+        if let Some(journal) = &mut self.journal {
+            journal.write(now, entry)?;
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder
                 .write(now, entry)
                 .context("cannot write the recording")?;
         }
-        let Self {
-            engine,
-            tables,
-            freezers,
-            filter,
-            format,
-            lines,
-            records,
-            socket,
-            fed,
-            questions,
-            unasked,
-            ..
-        } = self;
-        let mut failed = Ok(());
-        let step = engine.step(now, entry, |renderer, effect| match effect {
-            Effect::Event(event) => {
-                if event.kind == Kind::Removed
-                    && let Some(subject) = &event.container
-                    && let Err(error) = questions.try_send(Question::Gone(subject.identity.cgroup))
-                {
-                    tracing::debug!(%error, "not told that a container is gone");
-                }
-                let record = renderer.record(&event, now);
-                let start = lines.len();
-                if filter.matches(&record) {
-                    *records += format.write(&record, lines);
-                }
-                if let Some(socket) = socket {
-                    fed.push((record, start..lines.len()));
-                    if fed.len() >= MAX_FED {
-                        feed(socket, fed, format, lines);
+        self.apply(now, entry, Mode::Live)
+    }
+
+    /// An entry of a process before this one.
+    pub(super) fn again(&mut self, now: BootNs, entry: &Entry<'_>) -> anyhow::Result<()> {
+        self.losses.note(entry);
+        self.apply(now, entry, Mode::Again)
+    }
+
+    fn apply(&mut self, now: BootNs, entry: &Entry<'_>, mode: Mode) -> anyhow::Result<()> {
+        let mut doing = Doing {
+            tables: &mut self.tables,
+            freezers: self.freezers.as_mut(),
+            questions: &self.questions,
+            unasked: &mut self.unasked,
+            failed: Ok(()),
+        };
+        let outlets = &mut self.outlets;
+        let step = self
+            .engine
+            .step(now, entry, |renderer, effect| match effect {
+                Effect::Event(event) => {
+                    if mode == Mode::Live {
+                        doing.gone(&event);
                     }
+                    outlets.add(renderer, &event, now);
                 }
-            }
-            Effect::Act(Action::Enrich(ask)) => {
-                if questions.try_send(Question::Enrich(*ask)).is_err() {
-                    *unasked += 1;
-                    tracing::warn!(
-                        unasked,
-                        "metadata not looked for: too many containers at once"
-                    );
-                }
-            }
-            Effect::Act(action) => {
-                let done = act(&action, tables, freezers.as_mut());
-                failed = std::mem::replace(&mut failed, Ok(())).and(done);
-            }
-        });
+                Effect::Act(action) if mode == Mode::Live => doing.act(action),
+                Effect::Act(_) => {}
+            });
         if let Err(error) = step {
+            self.outlets.metrics.add(Count::RingUndecoded, 1);
             tracing::warn!(%error, "record of the kernel side not understood");
         }
-        failed
+        doing.failed
+    }
+
+    /// Goes on with a table that a process before this one left, under this host as it is now.
+    pub(super) fn resume(&mut self, on: super::Resumed) -> anyhow::Result<()> {
+        let mut doing = Doing {
+            tables: &mut self.tables,
+            freezers: self.freezers.as_mut(),
+            questions: &self.questions,
+            unasked: &mut self.unasked,
+            failed: Ok(()),
+        };
+        self.engine
+            .resume(on.host, on.identity, on.offset, |_, effect| {
+                if let Effect::Act(action) = effect {
+                    doing.act(action);
+                }
+            });
+        let done = doing.failed;
+        if let Some(freezers) = &mut self.freezers {
+            freezers.get_mut().read_all_again();
+        }
+        done
     }
 
     /// A turn of the socket's readers.
     pub(super) fn serve_socket(&mut self) {
         let Self {
-            socket: Some(socket),
+            outlets,
             engine,
             questions,
             ..
-        } = self
-        else {
-            return;
-        };
-        socket.turn(engine, |reader, ask| {
-            questions.try_send(Question::Explain(reader, ask)).is_ok()
-        });
+        } = self;
+        if let Some(socket) = &mut outlets.socket {
+            socket.turn(engine, |reader, ask| {
+                questions.try_send(Question::Explain(reader, ask)).is_ok()
+            });
+        }
     }
 
     pub(super) fn explained(&mut self, reader: u64, files: &[Source]) {
-        if let Some(socket) = &mut self.socket {
+        if let Some(socket) = &mut self.outlets.socket {
             socket.explained(reader, files);
         }
     }
 
-    /// Standard output has had these records: now the socket.
-    pub(super) fn feed_socket(&mut self) {
-        if let Some(socket) = &mut self.socket {
-            feed(socket, &mut self.fed, &self.format, &self.lines);
-        }
-    }
-
-    /// Hands the lines to the sink, and says what the sink lost once it takes lines again.
+    /// Hands the lines to the sinks, and says what a sink lost once it takes lines again.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
-        if self.lines.is_empty() {
-            self.feed_socket();
-            self.reader = self
-                .sink
-                .flush()
-                .context("cannot write to standard output")?;
-        }
         loop {
-            if !self.lines.is_empty() {
-                let pushed = self.sink.push(&self.lines, self.records);
-                self.feed_socket();
-                self.lines.clear();
-                self.records = 0;
-                self.reader = pushed.context("cannot write to standard output")?;
-            }
-            let Some(lost) = self.sink.take_lost() else {
+            self.outlets.push();
+            self.outlets.check()?;
+            let Some(node) = self.outlets.take_lost() else {
                 return Ok(());
             };
-            tracing::error!(
-                lost,
-                "standard output was not read in time: records left out"
-            );
-            let node = Node {
-                lost: BTreeMap::from([("record".to_owned(), lost)]),
-                sink: Some("stdout".to_owned()),
-                ..Node::default()
-            };
+            tracing::error!(sink = ?node.sink, lost = ?node.lost, "not taken in time: records left out");
             self.node(Kind::NodeGap, Box::new(node))?;
         }
     }
-}
 
-/// Records that wait for standard output before the socket has them.
-const MAX_FED: usize = 256;
-
-/// Hands records to the socket, with the lines that standard output has where these are JSON.
-fn feed(
-    socket: &mut SocketSink,
-    fed: &mut Vec<(Record, Range<usize>)>,
-    format: &Format,
-    lines: &[u8],
-) {
-    let is_json = matches!(format, Format::Json);
-    for (record, range) in fed.drain(..) {
-        let line = lines.get(range).filter(|_| is_json);
-        socket.add(record, line.unwrap_or_default());
-    }
-}
-
-/// Name of the counter whose losses need no repair.
-const BULK: &str = "process";
-
-fn act(
-    action: &Action,
-    tables: &mut Tables,
-    freezers: Option<&mut AsyncFd<Freezers>>,
-) -> anyhow::Result<()> {
-    match (action, freezers) {
-        (Action::Forget(cgroup), _) => tables.forget(*cgroup)?,
-        (Action::WatchFreezer { root, path }, Some(freezers)) => {
-            freezers.get_mut().watch(*root, path);
+    /// Begins a new journal where the old one has grown, unless the table is in doubt.
+    pub(super) fn renew_journal(&mut self) -> anyhow::Result<()> {
+        let newest = self.engine.machine.next_seq() - 1;
+        let written = self.outlets.written(newest);
+        let in_doubt = self.losses.repair || self.meanwhile.is_some();
+        if let Some(journal) = &mut self.journal
+            && !in_doubt
+            && journal.has_grown(written, newest)
+        {
+            journal.begin_again(&head(&self.engine, &self.losses))?;
         }
-        (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.get_mut().unwatch(*root),
-        (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None)
-        | (Action::Enrich(_), _) => {}
+        Ok(())
     }
-    Ok(())
+
+    /// Begins a new journal because the head of the old one does not hold any more.
+    pub(super) fn begin_journal_again(&mut self, unfinished: bool) -> anyhow::Result<()> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        let mut head = head(&self.engine, &self.losses);
+        head.unfinished = unfinished;
+        journal.begin_again(&head)
+    }
+
+    /// The end: the journal is the table alone, on disk.
+    pub(super) fn close_journal(&mut self) -> anyhow::Result<()> {
+        let unfinished = self.losses.repair || self.meanwhile.is_some();
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        let mut head = head(&self.engine, &self.losses);
+        head.unfinished = unfinished;
+        head.stopped = true;
+        journal.begin_again(&head)?;
+        journal.sync()
+    }
+}
+
+/// The head of a journal that begins here.
+pub(super) fn head<'a>(
+    engine: &'a Engine,
+    losses: &Losses,
+) -> Header<&'a crate::lifecycle::Machine> {
+    let mut head = Header::of(engine);
+    head.told.clone_from(&losses.told);
+    head.last_record = losses.last_record;
+    head
+}
+
+/// What actions are done with.
+struct Doing<'a> {
+    tables: &'a mut Tables,
+    freezers: Option<&'a mut AsyncFd<Freezers>>,
+    questions: &'a std::sync::mpsc::SyncSender<Question>,
+    unasked: &'a mut u64,
+    failed: anyhow::Result<()>,
+}
+
+impl Doing<'_> {
+    /// Nobody has to be asked about it any more.
+    fn gone(&self, event: &Event) {
+        if event.kind == Kind::Removed
+            && let Some(subject) = &event.container
+            && let Err(error) = (self.questions).try_send(Question::Gone(subject.identity.cgroup))
+        {
+            tracing::debug!(%error, "not told that a container is gone");
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match (action, &mut self.freezers) {
+            (Action::Forget(cgroup), _) => {
+                if let Err(error) = self.tables.forget(cgroup) {
+                    self.failed = Err(error.into());
+                }
+            }
+            (Action::Enrich(ask), _) => {
+                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
+                    *self.unasked += 1;
+                    tracing::warn!(
+                        unasked = *self.unasked,
+                        "metadata not looked for: too many containers at once"
+                    );
+                }
+            }
+            (Action::WatchFreezer { root, path }, Some(freezers)) => {
+                freezers.get_mut().watch(root, &path);
+            }
+            (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.get_mut().unwatch(root),
+            (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
+        }
+    }
 }
 
 impl reconcile::Watch for Tables {

@@ -1,4 +1,17 @@
-//! Where records go. Each sink has a bound and says what it lost when that was not enough.
+//! Where records go. Every sink takes a [`Batch`], never waits for its reader, and counts what it
+//! leaves out.
+//!
+//! | sink | when its reader is slow | after a kill |
+//! | --- | --- | --- |
+//! | [`stdout`] | a queue in bytes, then the newest are left out | goes on behind its mark: what was written between write and mark comes again |
+//! | [`file`] | the same, on a thread of its own | goes on behind the last whole line in the file |
+//! | [`socket`] | the oldest of the history are lost to that reader | begins anew |
+//!
+//! What a sink left out is told in the stream by a `node.gap` that names the sink.
 
+mod batch;
+pub mod file;
 pub mod socket;
 pub mod stdout;
+
+pub use self::batch::{Batch, Line};

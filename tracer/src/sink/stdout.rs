@@ -1,9 +1,14 @@
 //! Standard output: never waits for its reader.
 //!
 //! Writing straight from the drain is the shortest way to the reader, so it is tried first; what the
-//! pipe does not take waits in a queue of [`StdoutSink::capacity`] bytes. Policy when that is full:
-//! the newest records are left out and counted; once there is room again the count is told in the
-//! stream by a `node.gap` with `sink: stdout`.
+//! pipe does not take waits in a queue of `capacity` bytes. Policy when that is full: the newest
+//! records are left out and counted; once there is room again the count is told in the stream by a
+//! `node.gap` with `sink: stdout`.
+//!
+//! A pipe is written in whole lines of at most `PIPE_BUF` bytes together, which the kernel takes as a
+//! whole or not at all (pipe(7)): whenever tracer is killed, its reader has whole lines. Only a
+//! single longer line may be torn. With a state directory, the number of the last record written is
+//! kept in a mark.
 //!
 //! The open file may be shared with other processes (a terminal, a pipe inherited by several), and
 //! `O_NONBLOCK` belongs to the open file, not to the descriptor: so a pipe or terminal is opened
@@ -11,12 +16,15 @@
 //! does not block on a reader, is written as it is.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Write as _},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
+use super::Batch;
+use crate::state::Mark;
 use bytes::{Buf as _, BytesMut};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -39,9 +47,16 @@ enum Target {
 #[derive(Debug)]
 pub struct StdoutSink {
     target: Target,
+    /// Most that is written at once.
+    chunk: usize,
     queue: BytesMut,
+    /// Records in the queue: number, and bytes that are not written yet.
+    queued: VecDeque<(u64, usize)>,
     capacity: usize,
     lost: u64,
+    /// A record was left out and that is not told yet.
+    losing: bool,
+    mark: Mark,
 }
 
 /// What became of the reader.
@@ -58,8 +73,8 @@ impl StdoutSink {
     /// # Errors
     ///
     /// Those of duplicating and inspecting the descriptor.
-    pub fn new(capacity: usize) -> io::Result<Self> {
-        Self::over(io::stdout().as_fd(), capacity)
+    pub fn new(capacity: usize, mark: Mark) -> io::Result<Self> {
+        Self::over(io::stdout().as_fd(), capacity, mark)
     }
 
     /// A sink on a descriptor of any kind.
@@ -67,7 +82,7 @@ impl StdoutSink {
     /// # Errors
     ///
     /// Those of duplicating and inspecting it.
-    pub fn over(fd: BorrowedFd<'_>, capacity: usize) -> io::Result<Self> {
+    pub fn over(fd: BorrowedFd<'_>, capacity: usize, mark: Mark) -> io::Result<Self> {
         let own = fd.try_clone_to_owned()?;
         let kind = FileType::from_raw_mode(fstat(&own)?.st_mode);
         let target = match kind {
@@ -83,9 +98,16 @@ impl StdoutSink {
         };
         Ok(Self {
             target,
+            chunk: match kind {
+                FileType::Fifo => PIPE_BUF,
+                _ => usize::MAX,
+            },
             queue: BytesMut::new(),
+            queued: VecDeque::new(),
             capacity,
             lost: 0,
+            losing: false,
+            mark,
         })
     }
 
@@ -109,28 +131,30 @@ impl StdoutSink {
         }
     }
 
-    /// Takes whole lines, `records` of them.
+    /// Takes the lines of records that it has not had yet.
     ///
     /// # Errors
     ///
     /// Those of writing, but for a reader that went away.
-    pub fn push(&mut self, lines: &[u8], records: u64) -> io::Result<Reader> {
-        if !self.queue.is_empty() {
-            if self.queue.len() + lines.len() > self.capacity {
-                self.lost += records;
-            } else {
-                self.queue.extend_from_slice(lines);
+    pub fn push(&mut self, batch: &Batch) -> io::Result<Reader> {
+        let had = self.mark.seq();
+        let waits = !self.queue.is_empty();
+        for line in batch.lines().filter(|line| line.passes && line.seq > had) {
+            // After a loss nothing goes out before it is told.
+            if self.losing || waits && self.queue.len() + line.bytes.len() > self.capacity {
+                self.losing = true;
+                self.lost += 1;
+                continue;
             }
-            return self.flush();
+            self.queue.extend_from_slice(line.bytes);
+            self.queued.push_back((line.seq, line.bytes.len()));
         }
-        match self.write_some(lines) {
-            Ok(written) => {
-                let rest = lines.get(written..).unwrap_or_default();
-                self.queue.extend_from_slice(rest);
-                Ok(Reader::There)
-            }
-            Err(error) => ended(error),
+        let reader = self.flush()?;
+        let last = batch.lines().last().map_or(0, |line| line.seq);
+        if self.queued.is_empty() && last > self.mark.seq() {
+            self.mark.store(last)?;
         }
+        Ok(reader)
     }
 
     /// Writes what is queued, as far as it goes.
@@ -139,10 +163,16 @@ impl StdoutSink {
     ///
     /// Those of writing, but for a reader that went away.
     pub fn flush(&mut self) -> io::Result<Reader> {
-        while !self.queue.is_empty() {
-            match self.write_some(&self.queue) {
-                Ok(0) => break,
-                Ok(written) => self.queue.advance(written),
+        while !self.queued.is_empty() {
+            let len = self.chunk();
+            let chunk = self.queue.get(..len).unwrap_or_default();
+            match self.write_some(chunk) {
+                Ok(written) => {
+                    self.written(written)?;
+                    if written < len {
+                        break;
+                    }
+                }
                 Err(error) => return ended(error),
             }
         }
@@ -150,6 +180,48 @@ impl StdoutSink {
             self.queue = BytesMut::new();
         }
         Ok(Reader::There)
+    }
+
+    /// Bytes to write next: as many records as fit, and one at least.
+    fn chunk(&self) -> usize {
+        let mut records = self.queued.iter().map(|(_, left)| *left);
+        let mut len = records.next().unwrap_or(0);
+        for more in records {
+            match len.checked_add(more) {
+                Some(sum) if sum <= self.chunk => len = sum,
+                _ => break,
+            }
+        }
+        len
+    }
+
+    /// Takes so many bytes out of the queue; what is written as a whole is marked.
+    fn written(&mut self, len: usize) -> io::Result<()> {
+        self.queue.advance(len);
+        let mut rest = len;
+        let mut whole = None;
+        while let Some((seq, left)) = self.queued.front_mut() {
+            if *left > rest {
+                *left -= rest;
+                break;
+            }
+            rest -= *left;
+            whole = Some(*seq);
+            self.queued.pop_front();
+        }
+        whole.map_or(Ok(()), |seq| self.mark.store(seq))
+    }
+
+    /// A new process begins, which can tell nothing older than record `first` again. What is
+    /// missing before it was in the queue of the process that ended.
+    pub fn begin_at(&mut self, first: u64) {
+        self.lost += self.mark.skip_to(first);
+    }
+
+    /// Number of the newest record that is written.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.mark.seq()
     }
 
     /// Gives the reader until `patience` to take what is queued.
@@ -176,7 +248,11 @@ impl StdoutSink {
     /// Records left out since this was last asked, once there is room to say so.
     pub fn take_lost(&mut self) -> Option<u64> {
         let room = self.queue.len() < self.capacity / 2;
-        (room && self.lost != 0).then(|| std::mem::take(&mut self.lost))
+        if !room || self.lost == 0 {
+            return None;
+        }
+        self.losing = false;
+        Some(std::mem::take(&mut self.lost))
     }
 
     /// Writes as much as is taken without waiting; 0 if nothing is.
@@ -203,6 +279,9 @@ impl StdoutSink {
     }
 }
 
+/// `PIPE_BUF` of `include/uapi/linux/limits.h`.
+const PIPE_BUF: usize = 4096;
+
 /// An empty queue gives its memory back beyond this.
 const SPARE_BYTES: usize = 64 << 10;
 
@@ -226,19 +305,31 @@ mod tests {
 
     use super::*;
 
-    fn line(number: usize) -> Vec<u8> {
+    fn line(number: u64) -> Vec<u8> {
         format!("{number:0>1023}\n").into_bytes()
+    }
+
+    fn batch(numbers: impl IntoIterator<Item = u64>) -> Batch {
+        let mut batch = Batch::default();
+        for number in numbers {
+            batch.add(number, true, |bytes| bytes.extend_from_slice(&line(number)));
+        }
+        batch
+    }
+
+    fn over(writer: &io::PipeWriter, capacity: usize) -> StdoutSink {
+        StdoutSink::over(writer.as_fd(), capacity, Mark::none()).expect("a sink")
     }
 
     #[test]
     fn a_stalled_reader_costs_whole_newest_lines_and_is_told() {
         let (mut reader, writer) = io::pipe().expect("a pipe");
-        let mut sink = StdoutSink::over(writer.as_fd(), 64 << 10).expect("a sink");
+        let mut sink = over(&writer, 64 << 10);
         drop(writer);
         let mut pushed = 0;
         while sink.lost == 0 {
-            assert_eq!(sink.push(&line(pushed), 1).expect("push"), Reader::There);
             pushed += 1;
+            assert_eq!(sink.push(&batch([pushed])).expect("push"), Reader::There);
             assert!(pushed < 10_000, "nothing was ever left out");
         }
         assert!(sink.queue.len() <= 64 << 10);
@@ -251,25 +342,45 @@ mod tests {
             assert_eq!(sink.flush().expect("flush"), Reader::There);
         }
         assert_eq!(sink.take_lost(), Some(1));
+        assert_eq!(sink.seq(), pushed - 1);
         drop(sink);
         reader.read_to_end(&mut taken).expect("read");
-        let expected: Vec<u8> = (0..pushed - 1).flat_map(line).collect();
+        let expected: Vec<u8> = (1..pushed).flat_map(line).collect();
         assert!(taken == expected, "lines were torn or reordered");
+    }
+
+    #[test]
+    fn the_mark_follows_what_the_reader_can_read() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = over(&writer, 1 << 20);
+        drop(writer);
+        // The pipe takes 64 KiB, in whole lines.
+        sink.push(&batch(1..=100)).expect("push");
+        assert_eq!(sink.seq(), 64);
+        // What was pushed before is not pushed again.
+        sink.push(&batch(60..=64)).expect("push");
+        let mut taken = vec![0; 64 << 10];
+        reader.read_exact(&mut taken).expect("read");
+        sink.flush().expect("flush");
+        assert_eq!(sink.seq(), 100);
+        drop(sink);
+        reader.read_to_end(&mut taken).expect("read");
+        assert!(taken == (1..=100).flat_map(line).collect::<Vec<u8>>());
     }
 
     #[test]
     fn a_closed_pipe_is_a_good_end() {
         let (reader, writer) = io::pipe().expect("a pipe");
-        let mut sink = StdoutSink::over(writer.as_fd(), 1024).expect("a sink");
+        let mut sink = over(&writer, 1024);
         drop(reader);
-        assert_eq!(sink.push(b"x\n", 1).expect("push"), Reader::Gone);
+        assert_eq!(sink.push(&batch([1])).expect("push"), Reader::Gone);
     }
 
     #[test]
     fn the_open_file_of_others_stays_blocking() {
         let (_reader, writer) = io::pipe().expect("a pipe");
         let before = rustix::fs::fcntl_getfl(&writer).expect("flags");
-        let _sink = StdoutSink::over(writer.as_fd(), 1024).expect("a sink");
+        let _sink = over(&writer, 1024);
         assert_eq!(rustix::fs::fcntl_getfl(&writer).expect("flags"), before);
     }
 }

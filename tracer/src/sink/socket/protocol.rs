@@ -141,8 +141,11 @@ fn time(text: &str) -> Option<Timestamp> {
         (sign, offset) => (sign == "+", offset),
     };
     let (hours, minutes) = offset.split_once(':')?;
-    let minutes = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
-    let ns = (minutes < 24 * 60).then_some(minutes * 60_000_000_000)?;
+    let number = |text: &str, below: u64| {
+        let value: Option<u64> = text.parse().ok();
+        value.filter(|value| *value < below)
+    };
+    let ns = (number(hours, 24)? * 60 + number(minutes, 60)?) * 60_000_000_000;
     let utc = if east {
         local.0.checked_sub(ns)?
     } else {
@@ -179,6 +182,9 @@ mod tests {
             ("2026-13-21T21:02:48Z", None),
             ("2026-11-21T21:02:48.x1Z", None),
             ("99999999999999999999d", None),
+            ("2026-11-21T21:02:48+18446744073709551615:59", None),
+            ("2026-11-21T21:02:48+01:60", None),
+            ("9999-11-21T21:02:48Z", None),
         ] {
             assert_eq!(Since::parse(text, now), since, "{text}");
         }

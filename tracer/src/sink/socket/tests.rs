@@ -29,8 +29,9 @@ fn engine() -> Engine {
         }),
         offset: WallOffset(0),
         hierarchies: BTreeMap::new(),
+        written: crate::render::Written::default(),
     };
-    Engine::new(host, renderer, 1)
+    Engine::new(crate::lifecycle::Machine::new(host, 1), renderer)
 }
 
 fn path() -> PathBuf {

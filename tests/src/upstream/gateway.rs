@@ -1,0 +1,186 @@
+//! A gateway as a process, and what it holds.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+use super::{
+    http,
+    node::{number, text},
+    run,
+    verdict::Held,
+};
+use crate::{
+    command::Keep,
+    wait::{DEADLINE, wait_until},
+};
+
+/// A gateway with its store; it may be killed and started again.
+#[derive(Debug)]
+pub struct Gateway {
+    program: PathBuf,
+    store: PathBuf,
+    address: SocketAddr,
+    running: Option<Keep>,
+}
+
+impl Gateway {
+    /// Not started yet; it will have a port of its own.
+    pub fn new(program: PathBuf, store: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&store).context("create the store's directory")?;
+        // Free again at once, and nobody else is given it that soon.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Ok(Self {
+            program,
+            store,
+            address,
+            running: None,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts it, where it does not run, and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        if self.running.is_some() {
+            return Ok(());
+        }
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.store.with_extension("log"))
+            .context("open the gateway's log")?;
+        let child = Command::new(&self.program)
+            .args(["gateway", "--listen", &self.address.to_string()])
+            .arg("--store")
+            .arg(&self.store)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", self.program.display()))?;
+        self.running = Some(Keep::new(child, "gateway")?);
+        wait_until(DEADLINE, "the gateway", || {
+            Ok(std::net::TcpStream::connect(self.address).ok())
+        })
+        .map(drop)
+    }
+
+    /// As a power switch does it, but for the page cache.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), Keep::kill)
+    }
+
+    /// Copies the store of a gateway that does not run.
+    pub fn save(&self, to: &Path) -> Result<()> {
+        if to.exists() {
+            fs::remove_dir_all(to)?;
+        }
+        run::copy(&self.store, to)
+    }
+
+    /// Goes back to such a copy.
+    pub fn restore(&self, from: &Path) -> Result<()> {
+        fs::remove_dir_all(&self.store)?;
+        run::copy(from, &self.store)
+    }
+
+    /// All that it has of a node: the log as it is on disk, the table as it is told.
+    pub fn held(&self, node: &str) -> Result<Held> {
+        let mut held = Held::default();
+        self.log(&mut held)?;
+        if self.program.ends_with("reference-gateway") {
+            self.reference_table(&mut held.table)?;
+        } else {
+            self.table(node, &mut held.table)?;
+        }
+        Ok(held)
+    }
+
+    fn log(&self, held: &mut Held) -> Result<()> {
+        let database = self.database()?;
+        let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(DEADLINE)?;
+        let mut pieces = db.prepare("SELECT lines FROM log ORDER BY first")?;
+        let mut pieces = pieces.query([])?;
+        while let Some(piece) = pieces.next()? {
+            let lines = piece.get_ref(0)?.as_blob().context("lines")?;
+            for line in lines.split(|byte| *byte == b'\n') {
+                if !line.is_empty() {
+                    let record: Value = serde_json::from_slice(line)?;
+                    take(held, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reference_table(&self, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
+        let db = Connection::open_with_flags(self.database()?, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(DEADLINE)?;
+        let mut rows = db.prepare("SELECT instance, version, state FROM reference_table")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            table.insert(row.get(0)?, (row.get(1)?, row.get(2)?));
+        }
+        Ok(())
+    }
+
+    fn database(&self) -> Result<PathBuf> {
+        for entry in fs::read_dir(&self.store)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "db") {
+                return Ok(path);
+            }
+        }
+        anyhow::bail!("no database in {}", self.store.display())
+    }
+
+    fn table(&self, node: &str, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
+        let mut cursor = String::new();
+        loop {
+            let page = http::get(
+                self.address,
+                &format!("/v1/containers?node={node}&limit=500{cursor}"),
+            )?;
+            let found = page.pointer("/containers").and_then(Value::as_array);
+            for container in found.context("containers")? {
+                let record = container.pointer("/record").unwrap_or(container);
+                let version = number(record, "/container/version").context("a version")?;
+                let instance = text(record, "/container/instance").to_owned();
+                let state = text(record, "/container/state").to_owned();
+                table.insert(instance, (version, state));
+            }
+            match page.pointer("/next") {
+                Some(Value::String(next)) => cursor = format!("&cursor={next}"),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// A record of a node goes to its stream, one of the gateway's own says what is missing.
+fn take(held: &mut Held, record: Value) -> Result<()> {
+    if text(&record, "/origin") != "gateway" {
+        return held.add(record);
+    }
+    if text(&record, "/type") == "node.gap" {
+        let from = number(&record, "/node/from_seq").context("from")?;
+        let to = number(&record, "/node/to_seq").context("to")?;
+        let stream = text(&record, "/node/stream").to_owned();
+        held.told.entry(stream).or_default().extend(from..=to);
+    }
+    Ok(())
+}

@@ -1,0 +1,642 @@
+//! The writer: one thread that owns the fleet and the store.
+//!
+//! ```text
+//!  sessions ─▶ bounded queue ─▶ fleet ─▶ one transaction ─▶ COMMIT ─▶ acks · hub · answers
+//!               (bytes, too)      all that waits shares it
+//! ```
+//!
+//! There is no timer between records and their commit: what came while the last transaction was being
+//! made durable is the next one. So one record waits for one fsync, and a storm for few.
+//!
+//! A transaction that fails (a full disk) takes everything back: memory is read from the store again,
+//! sessions are ended, and nodes send from what is durable.
+
+mod batch;
+mod told;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::batch::{Batch, Permit};
+use super::{
+    fleet::{Beat, Denied, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange},
+    hub::{Hub, NodeView, StreamView},
+    metrics::Metrics,
+    outbox::Outbox,
+    store::{LogRow, Piece, Put, Store, StoreError},
+};
+use crate::{
+    gateway::parse::Head,
+    time::{Timestamp, boot_now, wall_offset},
+};
+
+/// From sessions to the writer.
+#[derive(Debug)]
+pub enum Input {
+    Hello {
+        greeting: Greeting,
+        session: u64,
+        outbox: Outbox,
+        /// The node's number, and the newest record that is durable; after the commit.
+        answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
+    },
+    Records {
+        node: NodeId,
+        session: u64,
+        batch: Batch,
+    },
+    Heartbeat {
+        node: NodeId,
+        session: u64,
+        beat: Beat,
+    },
+    Snapshot {
+        node: NodeId,
+        session: u64,
+        seq: u64,
+        batch: Batch,
+        last: bool,
+    },
+    Heard {
+        node: NodeId,
+        session: u64,
+    },
+    Goodbye {
+        node: NodeId,
+        session: u64,
+        reason: String,
+    },
+    Closed {
+        node: NodeId,
+        session: u64,
+    },
+    /// Everything is committed, and the writer ends.
+    Stop,
+}
+
+/// How the writer works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub limits: Limits,
+    /// Records older than this are taken away.
+    pub keep: Duration,
+    /// The log is kept below this size, bytes.
+    pub keep_bytes: u64,
+}
+
+/// Inputs that share a transaction, at most.
+const MAX_INPUTS: usize = 1024;
+/// Bytes of records that share a transaction, at most.
+const MAX_BYTES: usize = 8 << 20;
+/// Up to so many changed containers are written with the records that changed them; more wait for
+/// [`FOLLOW`], so that one that changes often is written once.
+const WRITE_AT_ONCE: usize = 512;
+/// The table follows the log within this time.
+const FOLLOW: Duration = Duration::from_secs(1);
+/// Changed containers that may wait.
+const MAX_WAITING: usize = 50_000;
+/// Between two looks at the clock where nothing comes.
+const TICK: Duration = Duration::from_millis(500);
+/// Between two steps of retention where there is nothing to take away.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// Between two writings of when nodes were seen last.
+const SEEN_EVERY: Duration = Duration::from_mins(1);
+/// After a failed transaction.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An open session.
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    outbox: Outbox,
+}
+
+/// The writer.
+pub struct Core {
+    settings: Settings,
+    store: Store,
+    fleet: Fleet,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    open: BTreeMap<NodeId, Open>,
+    /// State changed, first seen, last seen: milliseconds since 1970.
+    times: BTreeMap<NodeId, [u64; 3]>,
+    waiting: BTreeMap<i64, Put>,
+    followed: Instant,
+    expired: Instant,
+    seen: Instant,
+    started: Instant,
+    turn: Turn,
+}
+
+/// What one transaction leads to once it is durable.
+#[derive(Default)]
+struct Turn {
+    begun: bool,
+    pieces: Vec<Piece>,
+    acks: BTreeMap<NodeId, u64>,
+    snapshots: BTreeSet<NodeId>,
+    touched: BTreeSet<NodeId>,
+    /// Their rows changed, or their streams'.
+    dirty: BTreeSet<NodeId>,
+    welcomes: Vec<Welcome>,
+    permits: Vec<Permit>,
+    bytes: usize,
+    flush: bool,
+}
+
+struct Welcome {
+    node: NodeId,
+    answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    wall_offset().at(boot_now()).0 / 1_000_000
+}
+
+impl Core {
+    /// Reads the store.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub fn new(
+        mut store: Store,
+        settings: Settings,
+        hub: Arc<Hub>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        let restored = store.restore(settings.limits, 0)?;
+        let mut core = Self {
+            settings,
+            store,
+            fleet: restored.fleet,
+            hub,
+            metrics,
+            open: BTreeMap::new(),
+            times: restored.seen.into_iter().collect(),
+            waiting: restored
+                .rows
+                .into_iter()
+                .map(|put| (put.row, put))
+                .collect(),
+            followed: started,
+            expired: started,
+            seen: started,
+            started,
+            turn: Turn::default(),
+        };
+        core.publish_all();
+        Ok(core)
+    }
+
+    fn publish_all(&mut self) {
+        let ids: Vec<NodeId> = self.fleet.nodes().map(|(id, _)| id).collect();
+        let views = ids.iter().filter_map(|id| self.view(*id)).collect();
+        self.hub.put_nodes(views);
+        self.hub.reset(self.store.tail().next);
+        self.hub.set_ready(true);
+    }
+
+    /// Works until [`Input::Stop`], or until every sender is gone.
+    pub fn run(mut self, mut inputs: mpsc::Receiver<Input>, runtime: &tokio::runtime::Handle) {
+        loop {
+            let first = runtime.block_on(async { tokio::time::timeout(TICK, inputs.recv()).await });
+            let mut going_on = !matches!(first, Ok(None | Some(Input::Stop)));
+            let mut result = match first {
+                Ok(Some(input)) => self.take(input),
+                _ => Ok(()),
+            };
+            let mut count = 1;
+            while going_on && result.is_ok() && count < MAX_INPUTS && self.turn.bytes < MAX_BYTES {
+                match inputs.try_recv() {
+                    Ok(Input::Stop) => going_on = false,
+                    Ok(input) => result = self.take(input),
+                    Err(_) => break,
+                }
+                count += 1;
+            }
+            let result = result
+                .and_then(|()| self.tick())
+                .and_then(|()| self.finish(!going_on));
+            if let Err(error) = result {
+                self.recover(&error, runtime);
+            }
+            if !going_on {
+                return;
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        if !self.turn.begun {
+            self.store.begin()?;
+            self.turn.begun = true;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), StoreError> {
+        let (node, session) = match &input {
+            Input::Records { node, session, .. }
+            | Input::Heartbeat { node, session, .. }
+            | Input::Snapshot { node, session, .. }
+            | Input::Heard { node, session }
+            | Input::Goodbye { node, session, .. }
+            | Input::Closed { node, session } => (*node, *session),
+            Input::Hello { .. } | Input::Stop => (0, 0),
+        };
+        if node != 0 {
+            if !self.fleet.holds(node, session) {
+                return Ok(());
+            }
+            self.saw(node);
+        }
+        let mut out = Out::default();
+        let now = self.now();
+        match input {
+            Input::Stop => {}
+            Input::Hello {
+                greeting,
+                session,
+                outbox,
+                answer,
+            } => {
+                return self.hello(greeting, session, outbox, answer);
+            }
+            Input::Records { batch, .. } => return self.records(node, batch),
+            Input::Snapshot {
+                seq, batch, last, ..
+            } => return self.snapshot(node, seq, batch, last),
+            Input::Heartbeat { beat, .. } => {
+                self.metrics.heartbeats.inc();
+                self.fleet.heartbeat(now, node, beat, &mut out);
+            }
+            Input::Heard { .. } => self.fleet.hear(now, node, &mut out),
+            Input::Goodbye { reason, .. } => {
+                self.fleet.goodbye(node, &reason, &mut out);
+                self.close(node);
+            }
+            Input::Closed { .. } => {
+                self.fleet.closed(node, session);
+                self.close(node);
+            }
+        }
+        self.carry_out(node, out, &[])
+    }
+
+    fn saw(&mut self, node: NodeId) {
+        let now = wall_ms();
+        let times = self.times.entry(node).or_insert([now, now, now]);
+        let [_, _, last] = times;
+        *last = now;
+        self.turn.touched.insert(node);
+    }
+
+    fn close(&mut self, node: NodeId) {
+        if let Some(open) = self.open.remove(&node) {
+            open.outbox.close();
+        }
+    }
+
+    fn hello(
+        &mut self,
+        greeting: Greeting,
+        session: u64,
+        outbox: Outbox,
+        answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
+    ) -> Result<(), StoreError> {
+        let mut out = Out::default();
+        let (node, old) = match self.fleet.hello(self.now(), greeting, session, &mut out) {
+            Ok(found) => found,
+            Err(denied) => {
+                // Whoever asked may be gone.
+                drop(answer.send(Err(denied)));
+                return Ok(());
+            }
+        };
+        if old.is_some() {
+            self.close(node);
+        }
+        self.begin()?;
+        self.open.insert(
+            node,
+            Open {
+                id: session,
+                outbox,
+            },
+        );
+        self.saw(node);
+        self.turn.dirty.insert(node);
+        self.turn.welcomes.push(Welcome { node, answer });
+        self.carry_out(node, out, &[])
+    }
+
+    fn records(&mut self, node: NodeId, batch: Batch) -> Result<(), StoreError> {
+        self.begin()?;
+        let mut out = Out::default();
+        let now = self.now();
+        let taken = self
+            .fleet
+            .records(now, node, batch.first_seq, &batch.heads, &mut out);
+        self.metrics.dropped("duplicate", taken.duplicates as u64);
+        self.metrics
+            .dropped("malformed", taken.malformed.len() as u64);
+        let accepted = batch.accepted(&taken);
+        let epoch = self
+            .fleet
+            .node(node)
+            .and_then(|n| n.stream())
+            .map_or(0, |s| s.epoch);
+        if !accepted.is_empty() {
+            let count = accepted.len() as u64;
+            let lines = batch.lines(&accepted);
+            self.append(node, epoch, count, lines)?;
+            self.metrics.stored.inc_by(count);
+        }
+        self.turn.bytes += batch.bytes();
+        let lines = batch.all();
+        if let Some(stream) = self.fleet.node(node).and_then(|n| n.stream()) {
+            self.turn.acks.insert(node, stream.committed);
+        }
+        self.turn.dirty.insert(node);
+        self.turn.permits.push(batch.permit);
+        self.carry_out(node, out, &lines)
+    }
+
+    fn append(
+        &mut self,
+        node: NodeId,
+        epoch: u32,
+        count: u64,
+        lines: bytes::Bytes,
+    ) -> Result<(), StoreError> {
+        self.begin()?;
+        let row = LogRow {
+            node,
+            epoch,
+            count,
+            lines: &lines,
+        };
+        let first = self.store.append(wall_ms(), &row)?;
+        let name = self.fleet.node(node).map(|node| node.name.to_string());
+        self.turn.pieces.push(Piece {
+            first,
+            count,
+            received: self.store.tail().received,
+            node: name.unwrap_or_default(),
+            lines,
+        });
+        Ok(())
+    }
+
+    fn snapshot(
+        &mut self,
+        node: NodeId,
+        seq: u64,
+        batch: Batch,
+        last: bool,
+    ) -> Result<(), StoreError> {
+        self.begin()?;
+        let mut out = Out::default();
+        let part = Part {
+            seq,
+            heads: &batch.heads,
+            last,
+        };
+        let now = self.now();
+        self.fleet.snapshot(now, node, &part, &mut out);
+        self.metrics.snapshots.inc();
+        let lines = batch.all();
+        self.turn.permits.push(batch.permit);
+        self.turn.dirty.insert(node);
+        // It is in no log: what it changed is written with it.
+        self.turn.flush = true;
+        self.carry_out(node, out, &lines)
+    }
+
+    /// Does what the fleet wants done.
+    fn carry_out(
+        &mut self,
+        node: NodeId,
+        out: Out,
+        lines: &[bytes::Bytes],
+    ) -> Result<(), StoreError> {
+        let received = self.store.tail().received.max(wall_ms());
+        for change in out.rows {
+            let put = match change {
+                RowChange::Gone { row } => Put::gone(row, node, received),
+                RowChange::Put { row, index, entry } => Put {
+                    row,
+                    node,
+                    entry: Some(entry),
+                    line: lines.get(index).cloned().unwrap_or_default(),
+                    received,
+                },
+            };
+            // A row that is new and gone before it was written: its last record still tells of it.
+            if put.entry.is_none()
+                && let Some(known) = self.waiting.get_mut(&put.row)
+                && let Some(entry) = known.entry.as_mut()
+            {
+                entry.state = crate::record::State::Removed;
+                continue;
+            }
+            self.waiting.insert(put.row, put);
+        }
+        self.metrics.dropped("containers", out.beyond);
+        if out.snapshot {
+            self.turn.snapshots.insert(node);
+        }
+        for own in out.own {
+            self.tell(node, &own)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, node: NodeId, own: &Own) -> Result<(), StoreError> {
+        if let Own::Reach { change, .. } = own {
+            let now = wall_ms();
+            let times = self.times.entry(node).or_insert([now, now, now]);
+            let [since, _, _] = times;
+            *since = now;
+            tracing::info!(node = %self.name(node), state = change.is.as_str(), "node");
+        }
+        if let Own::Hole { from, to, .. } = own {
+            self.metrics.missing.inc_by(to - from + 1);
+        }
+        let number = self.store.tail().next;
+        let line = told::line(&self.hub.run, number, &self.name(node), own);
+        self.turn.dirty.insert(node);
+        self.turn.touched.insert(node);
+        self.append(node, 0, 1, line.into())
+    }
+
+    fn name(&self, node: NodeId) -> Arc<str> {
+        let node = self.fleet.node(node);
+        node.map_or_else(|| Arc::from(""), |node| Arc::clone(&node.name))
+    }
+
+    fn tick(&mut self) -> Result<(), StoreError> {
+        for (node, own, session) in self.fleet.tick(self.now()) {
+            if session.is_some() {
+                self.close(node);
+            }
+            self.tell(node, &own)?;
+        }
+        if self.expired.elapsed() >= EXPIRE_EVERY {
+            self.begin()?;
+            let keep = u64::try_from(self.settings.keep.as_millis()).unwrap_or(u64::MAX);
+            let oldest = wall_ms().saturating_sub(keep);
+            if !self.store.expire(oldest, self.settings.keep_bytes)? {
+                self.expired = Instant::now();
+            }
+        }
+        if self.seen.elapsed() >= SEEN_EVERY {
+            self.seen = Instant::now();
+            self.turn.dirty.extend(self.times.keys());
+        }
+        Ok(())
+    }
+
+    /// Makes the turn durable and lets everybody know.
+    fn finish(&mut self, last: bool) -> Result<(), StoreError> {
+        let few = self.waiting.len() <= WRITE_AT_ONCE;
+        let due = self.followed.elapsed() >= FOLLOW || self.waiting.len() >= MAX_WAITING;
+        let flush = few || due || self.turn.flush || last;
+        if !self.turn.dirty.is_empty() || (flush && !self.waiting.is_empty()) {
+            self.begin()?;
+        }
+        if self.turn.begun {
+            let clock = Instant::now();
+            for id in &self.turn.dirty {
+                if let Some(node) = self.fleet.node(*id) {
+                    let now = wall_ms();
+                    let times = self.times.get(id).copied().unwrap_or([now; 3]);
+                    self.store.node(*id, node, times)?;
+                    if let Some(stream) = node.stream() {
+                        self.store.stream(*id, stream)?;
+                    }
+                }
+            }
+            if flush {
+                self.store.table(self.waiting.values())?;
+                self.waiting.clear();
+                self.followed = Instant::now();
+            }
+            self.store.commit()?;
+            self.metrics.commits.observe(clock.elapsed().as_secs_f64());
+        }
+        self.hub.set_ready(true);
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let turn = std::mem::take(&mut self.turn);
+        let views = turn
+            .touched
+            .iter()
+            .filter_map(|id| self.view(*id))
+            .collect();
+        self.hub.put_nodes(views);
+        self.hub.publish(turn.pieces, self.store.tail().next);
+        self.metrics
+            .log_bytes
+            .set(i64::try_from(self.store.tail().bytes).unwrap_or(i64::MAX));
+        for welcome in turn.welcomes {
+            let stream = self.fleet.node(welcome.node).and_then(|node| node.stream());
+            let committed = stream.map_or(0, |stream| stream.committed);
+            // Whoever asked may be gone.
+            drop(welcome.answer.send(Ok((welcome.node, committed))));
+        }
+        for (node, seq) in turn.acks {
+            if let Some(open) = self.open.get(&node) {
+                open.outbox.ack(seq);
+            }
+        }
+        for node in turn.snapshots {
+            self.metrics.snapshots_wanted.inc();
+            if let Some(open) = self.open.get(&node) {
+                open.outbox.want_snapshot();
+            }
+        }
+    }
+
+    fn view(&self, id: NodeId) -> Option<NodeView> {
+        let node = self.fleet.node(id)?;
+        let [since, first, last] = self.times.get(&id).copied().unwrap_or_default();
+        let at = |ms: u64| Timestamp(ms.saturating_mul(1_000_000));
+        let running = node.table().entries();
+        Some(NodeView {
+            name: Arc::clone(&node.name),
+            state: node.liveness().reach(),
+            since: at(since),
+            first_seen: at(first),
+            last_seen: at(last),
+            connected: node.session.is_some(),
+            containers: node.table().len() as u64,
+            running: running
+                .filter(|entry| entry.state == crate::record::State::Running)
+                .count() as u64,
+            stream: node.position().map(|position| StreamView {
+                id: position.stream,
+                epoch: position.epoch,
+                seq: position.committed,
+                missing: position.missing,
+                unexplained: position.unexplained,
+            }),
+            report: node.report.clone(),
+            outbox: self.open.get(&id).map(|open| open.outbox.clone()),
+        })
+    }
+
+    /// Nothing in memory is trusted any more.
+    fn recover(&mut self, error: &StoreError, runtime: &tokio::runtime::Handle) {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%error, cause, "a transaction failed: reading the store again");
+        self.metrics.failed_commits.inc();
+        self.hub.set_ready(false);
+        self.turn = Turn::default();
+        for (_, open) in std::mem::take(&mut self.open) {
+            tracing::debug!(session = open.id, "ended");
+            open.outbox.close();
+        }
+        loop {
+            self.store.rollback();
+            runtime.block_on(tokio::time::sleep(RETRY));
+            match self.store.restore(self.settings.limits, self.now()) {
+                Ok(restored) => {
+                    self.fleet = restored.fleet;
+                    self.times = restored.seen.into_iter().collect();
+                    self.waiting = restored
+                        .rows
+                        .into_iter()
+                        .map(|put| (put.row, put))
+                        .collect();
+                    break;
+                }
+                Err(error) => tracing::error!(%error, "the store cannot be read"),
+            }
+        }
+        self.publish_all();
+    }
+}
+
+/// Reads the heads of lines.
+#[must_use]
+pub fn heads(lines: &[bytes::Bytes]) -> Vec<Option<Head>> {
+    lines.iter().map(|line| Head::parse(line)).collect()
+}

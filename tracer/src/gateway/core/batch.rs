@@ -1,0 +1,93 @@
+//! Records on their way from a session to the log: one piece of memory, and where each line ends.
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::gateway::{fleet::Taken, parse::Head};
+
+/// Room in the writer's queue; given back after the commit.
+#[derive(Debug, Default)]
+pub struct Permit(pub Option<OwnedSemaphorePermit>);
+
+/// Consecutive records of a stream, or containers of a snapshot.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub first_seq: u64,
+    /// Each with its newline.
+    text: Bytes,
+    /// Where each line ends, its newline included.
+    ends: Vec<usize>,
+    pub heads: Vec<Option<Head>>,
+    pub permit: Permit,
+}
+
+impl Batch {
+    /// Puts the lines together and reads their heads.
+    #[must_use]
+    pub fn new(first_seq: u64, lines: &[Bytes], permit: Permit) -> Self {
+        let size = lines.iter().map(|line| line.len() + 1).sum();
+        let mut text = BytesMut::with_capacity(size);
+        let mut ends = Vec::with_capacity(lines.len());
+        for line in lines {
+            text.extend_from_slice(line);
+            text.extend_from_slice(b"\n");
+            ends.push(text.len());
+        }
+        Self {
+            first_seq,
+            text: text.freeze(),
+            ends,
+            heads: lines.iter().map(|line| Head::parse(line)).collect(),
+            permit,
+        }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    fn range(&self, index: usize) -> (usize, usize) {
+        let before = index.checked_sub(1).and_then(|index| self.ends.get(index));
+        let end = self.ends.get(index).copied().unwrap_or(self.text.len());
+        (before.copied().unwrap_or(0).min(end), end)
+    }
+
+    /// Indices of the lines that go to the log.
+    #[must_use]
+    pub fn accepted(&self, taken: &Taken) -> Vec<usize> {
+        let all = taken.duplicates..self.ends.len();
+        all.filter(|index| !taken.malformed.contains(index))
+            .collect()
+    }
+
+    /// These lines, with their newlines; without a copy where they follow each other.
+    #[must_use]
+    pub fn lines(&self, indices: &[usize]) -> Bytes {
+        let (Some(first), Some(last)) = (indices.first(), indices.last()) else {
+            return Bytes::new();
+        };
+        if last - first + 1 == indices.len() {
+            return self.text.slice(self.range(*first).0..self.range(*last).1);
+        }
+        let mut text = BytesMut::new();
+        for index in indices {
+            let (from, to) = self.range(*index);
+            text.extend_from_slice(&self.text.slice(from..to));
+        }
+        text.freeze()
+    }
+
+    /// Each line, without its newline.
+    #[must_use]
+    pub fn all(&self) -> Vec<Bytes> {
+        let lines = 0..self.ends.len();
+        lines
+            .map(|index| {
+                let (from, to) = self.range(index);
+                self.text.slice(from..to.saturating_sub(1).max(from))
+            })
+            .collect()
+    }
+}

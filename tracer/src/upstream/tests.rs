@@ -1,0 +1,312 @@
+//! The sender against a receiver that does as the test says.
+
+#![cfg(feature = "gateway")]
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::UnixListener, runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::{spool::tests::record, *};
+use crate::{
+    record::{Kind, State},
+    uplink::{
+        Ack, All, FromGateway, FromNode, Hello, Query, Refused, SnapshotWanted, Welcome,
+        from_gateway::Kind as Said,
+        from_node::Kind as Heard,
+        query::What,
+        refused::Why,
+        uplink_server::{Uplink as Service, UplinkServer},
+    },
+};
+
+/// Hands each session to the test.
+#[derive(Debug)]
+struct Receiver(mpsc::Sender<Session>);
+
+#[derive(Debug)]
+struct Session {
+    from: Streaming<FromNode>,
+    to: mpsc::Sender<Result<FromGateway, Status>>,
+}
+
+#[tonic::async_trait]
+impl Service for Receiver {
+    type SessionStream = ReceiverStream<Result<FromGateway, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<FromNode>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (to, said) = mpsc::channel(16);
+        let session = Session {
+            from: request.into_inner(),
+            to,
+        };
+        let handed = self.0.send(session).await;
+        handed.map_err(|_gone| Status::unavailable("over"))?;
+        Ok(Response::new(ReceiverStream::new(said)))
+    }
+}
+
+struct Test {
+    runtime: Runtime,
+    sessions: mpsc::Receiver<Session>,
+    dir: tempfile::TempDir,
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Test {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let dir = tempfile::tempdir().expect("a directory");
+        let (hand, sessions) = mpsc::channel(4);
+        let socket = dir.path().join("g.sock");
+        runtime.spawn(async move {
+            let listener = UnixListener::bind(socket).expect("a socket");
+            Server::builder()
+                .add_service(UplinkServer::new(Receiver(hand)))
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .expect("served");
+        });
+        Self {
+            runtime,
+            sessions,
+            dir,
+        }
+    }
+
+    fn uplink(&self, stream: &str) -> Uplink {
+        uplink(self.dir.path(), stream)
+    }
+
+    fn session(&mut self) -> Session {
+        let session = async { tokio::time::timeout(PATIENCE, self.sessions.recv()).await };
+        self.runtime
+            .block_on(session)
+            .expect("in time")
+            .expect("a session")
+    }
+
+    fn hear(&self, session: &mut Session) -> Option<Heard> {
+        let heard = async { tokio::time::timeout(PATIENCE, session.from.message()).await };
+        let heard = self.runtime.block_on(heard).expect("in time");
+        heard.ok().flatten().and_then(|heard| heard.kind)
+    }
+
+    /// Whatever is no heartbeat.
+    fn next(&self, session: &mut Session) -> Option<Heard> {
+        loop {
+            match self.hear(session) {
+                Some(Heard::Heartbeat(_)) => {}
+                heard => return heard,
+            }
+        }
+    }
+
+    fn hello(&self, session: &mut Session) -> Hello {
+        match self.hear(session) {
+            Some(Heard::Hello(hello)) => hello,
+            other => panic!("{other:?} is no Hello"),
+        }
+    }
+
+    fn say(&self, session: &Session, kind: Said) {
+        let message = Ok(FromGateway { kind: Some(kind) });
+        let said = self.runtime.block_on(session.to.send(message));
+        said.expect("a node");
+    }
+
+    fn welcome(&self, session: &Session, resume_after: u64) {
+        self.say(
+            session,
+            Said::Welcome(Welcome {
+                resume_after,
+                max_message_bytes: 4 << 20,
+                max_in_flight_records: 4,
+            }),
+        );
+    }
+
+    /// Takes records up to a number, acking each message.
+    fn take(&self, session: &mut Session, until: u64) -> Vec<u64> {
+        let mut taken = Vec::new();
+        while taken.last() != Some(&until) {
+            let Some(Heard::Records(records)) = self.next(session) else {
+                panic!("no records");
+            };
+            let count = u64::try_from(records.records.len()).expect("a count");
+            assert!(count <= 4, "more than the window");
+            for (seq, line) in (records.first_seq..).zip(records.records) {
+                let record: Record = serde_json::from_slice(&line).expect("a record");
+                assert_eq!(record.seq, seq);
+                taken.push(seq);
+            }
+            let seq = records.first_seq + count - 1;
+            self.say(session, Said::Ack(Ack { seq }));
+        }
+        taken
+    }
+}
+
+fn uplink(dir: &Path, stream: &str) -> Uplink {
+    let trust = Trust::default();
+    let url = format!("unix:{}", dir.join("g.sock").display());
+    Uplink::start(UplinkConfig {
+        directory: dir.join("spool"),
+        stream: stream.to_owned(),
+        known_seq: 0,
+        node: "n".to_owned(),
+        host: Arc::new(Host {
+            name: "n".to_owned(),
+            id: None,
+            boot_id: "b".to_owned(),
+        }),
+        targets: vec![Target::parse(&url, &trust).expect("a target")],
+        trust,
+        bounds: Bounds {
+            bytes: 1 << 20,
+            age: Duration::from_hours(1),
+        },
+        queue_bytes: QUEUE_BYTES,
+        metrics: Arc::default(),
+    })
+    .expect("an uplink")
+}
+
+fn push(uplink: &Uplink, seqs: std::ops::RangeInclusive<u64>) {
+    for seq in seqs {
+        let name = format!("c{seq}");
+        let record = record(seq, Kind::Created, Some((&name, State::Created)));
+        uplink.push_with(&record, b"");
+    }
+    assert!(uplink.spool.settle(Instant::now() + PATIENCE));
+}
+
+#[test]
+fn records_come_in_windows_and_only_those_that_lack() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=10);
+    let mut session = test.session();
+    let hello = test.hello(&mut session);
+    assert_eq!((hello.node.as_str(), hello.stream.as_str()), ("n", "s"));
+    test.welcome(&session, 3);
+    assert_eq!(test.take(&mut session, 10), [4, 5, 6, 7, 8, 9, 10]);
+    push(&uplink, 11..=11);
+    assert_eq!(test.take(&mut session, 11), [11]);
+    // A receiver whose store is older than it was.
+    drop(session);
+    push(&uplink, 12..=12);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 5);
+    assert_eq!(*test.take(&mut session, 12).last().expect("some"), 12);
+}
+
+#[test]
+fn what_is_asked_is_answered_from_the_table() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=6);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 6);
+    let beat = match test.hear(&mut session) {
+        Some(Heard::Heartbeat(beat)) => beat,
+        other => panic!("{other:?} is no heartbeat"),
+    };
+    assert_eq!((beat.seq, beat.containers), (6, 6));
+    test.say(&session, Said::SnapshotWanted(SnapshotWanted {}));
+    match test.next(&mut session) {
+        Some(Heard::Snapshot(snapshot)) => {
+            assert!(snapshot.last && snapshot.seq == 6 && snapshot.containers.len() == 6);
+        }
+        other => panic!("{other:?} is no snapshot"),
+    }
+    let questions = [
+        (What::All(All {}), 6),
+        (What::Container("c3".to_owned()), 1),
+        (What::Container("nobody".to_owned()), 0),
+    ];
+    for (id, (what, count)) in (1..).zip(questions) {
+        let what = Some(what);
+        test.say(&session, Said::Query(Query { id, what }));
+        match test.next(&mut session) {
+            Some(Heard::Reply(reply)) => {
+                assert!(reply.last && reply.error.is_empty());
+                assert_eq!((reply.id, reply.containers.len()), (id, count));
+            }
+            other => panic!("{other:?} is no reply"),
+        }
+    }
+    // The test goes on while the uplink says goodbye.
+    let end = std::thread::spawn(move || uplink.stop(PATIENCE));
+    let last = test.next(&mut session);
+    assert!(matches!(last, Some(Heard::Goodbye(_))), "{last:?}");
+    drop(session);
+    end.join().expect("an end");
+}
+
+#[test]
+fn a_stream_that_is_over_goes_first_without_a_goodbye() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    drop(test.session());
+    drop(uplink);
+    let uplink = test.uplink("t");
+    push(&uplink, 1..=2);
+    let mut session = test.session();
+    let hello = test.hello(&mut session);
+    assert_eq!((hello.stream.as_str(), hello.last_seq), ("s", 3));
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 3), [1, 2, 3]);
+    assert_eq!(test.next(&mut session), None);
+    drop(session);
+    let mut session = test.session();
+    assert_eq!(test.hello(&mut session).stream, "t");
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 2), [1, 2]);
+}
+
+#[test]
+fn a_receiver_that_knows_more_than_was_ever_made_is_told_to_the_pipeline() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    test.hello(&mut session);
+    assert!(!uplink.has_lost_its_place());
+    test.welcome(&session, 4);
+    assert_eq!(test.next(&mut session), None);
+    assert!(uplink.has_lost_its_place());
+}
+
+#[test]
+fn a_refusal_is_not_the_end() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=1);
+    let mut session = test.session();
+    test.hello(&mut session);
+    let mut refused = Refused::default();
+    refused.set_why(Why::Busy);
+    test.say(&session, Said::Refused(refused));
+    drop(session);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 1), [1]);
+}

@@ -1,0 +1,111 @@
+//! Memory against the number of containers, idleness, the binary's size, the time to start.
+
+use std::fs;
+
+use anyhow::Result;
+use rustix::time::ClockId;
+
+use super::{
+    Bench, Results,
+    line::Line,
+    load::{Container, Containers, Sleeper, wait_until},
+    stats::{median, megabytes, ratio},
+    subject::{Subject, cpu_ns, now, status, wake_ups},
+};
+
+/// Containers, and the bar on memory in KiB where there is one.
+const SIZES: [(usize, Option<u64>); 4] = [
+    (1, None),
+    (100, Some(8_000_000 / 1024)),
+    (1_000, None),
+    (5_000, Some(16_000_000 / 1024)),
+];
+
+pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
+    let size = fs::metadata(&bench.tracer)?.len();
+    results
+        .lines
+        .push(Line::told("binary", megabytes(size / 1024)));
+    let mut containers = Containers::new()?;
+    let mut made: Vec<(Sleeper, Container)> = Vec::new();
+    for (count, bar) in SIZES {
+        if bench.quick && count > 1_000 {
+            let why = "not with --quick";
+            results
+                .lines
+                .push(Line::skipped(format!("memory, {count} containers"), why));
+            continue;
+        }
+        while made.len() < count {
+            let container = containers.make()?;
+            made.push((container.sleeper()?, container));
+        }
+        memory(bench, count, bar, results)?;
+        if count == 100 {
+            idle(bench, results)?;
+        }
+        if count == 1_000 {
+            start(bench, results)?;
+        }
+    }
+    Ok(())
+}
+
+fn memory(bench: &Bench, count: usize, bar: Option<u64>, results: &mut Results) -> Result<()> {
+    let subject = Subject::tracer(bench, &[])?;
+    // Files of containers are looked for after `node.synced`, again after half a second at last.
+    wait_until(now(ClockId::Boottime) + 1_500_000_000)?;
+    let rss = status(subject.pid(), "VmRSS")?;
+    let anonymous = status(subject.pid(), "RssAnon")?;
+    subject.stop()?;
+    let line = Line::told(format!("memory, {count} containers"), megabytes(rss))
+        .with_peer(format!("{} of it anonymous", megabytes(anonymous)));
+    results.lines.push(match bar {
+        Some(bar) => line.with_bar(format!("<= {}", megabytes(bar)), rss <= bar),
+        None => line,
+    });
+    Ok(())
+}
+
+/// On a host where something happens in containers, wake-ups are those of its events.
+fn idle(bench: &Bench, results: &mut Results) -> Result<()> {
+    let seconds = bench.scaled(60, 10);
+    let subject = Subject::tracer(bench, &[])?;
+    wait_until(now(ClockId::Boottime) + 2_000_000_000)?;
+    let (cpu, woken) = (cpu_ns(subject.pid())?, wake_ups(subject.pid())?);
+    wait_until(now(ClockId::Boottime) + seconds * 1_000_000_000)?;
+    let cpu = cpu_ns(subject.pid())?.saturating_sub(cpu);
+    let woken = wake_ups(subject.pid())?.saturating_sub(woken);
+    let said = subject.stop()?.len();
+    results.lines.push(
+        Line::told(
+            format!("idle for {seconds} s, 100 containers"),
+            format!("{woken} wake-ups, {:.1} ms of CPU", ratio(cpu, 1_000_000)),
+        )
+        .with_peer(format!("{said} reads of output"))
+        .with_bar(
+            "no wake-up but events and polls (30 s)",
+            woken <= 2 + seconds / 10,
+        ),
+    );
+    Ok(())
+}
+
+fn start(bench: &Bench, results: &mut Results) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..bench.scaled(11, 3) {
+        let subject = Subject::tracer(bench, &[])?;
+        times.push(u64::try_from(subject.ready_after.as_millis())?);
+        subject.stop()?;
+    }
+    let (middle, best) = (median(&mut times), times.first().copied().unwrap_or(0));
+    results.lines.push(
+        Line::told(
+            "start to node.synced, 1,000 containers",
+            format!("{middle} ms"),
+        )
+        .with_peer(format!("best {best} ms"))
+        .with_bar("<= 300 ms", middle <= 300),
+    );
+    Ok(())
+}

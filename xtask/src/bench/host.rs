@@ -1,0 +1,170 @@
+//! What tracing costs those who are traced.
+//!
+//! Per run: the kernel's own statistics (`kernel.bpf_stats_enabled`), over spawns outside every
+//! container (the filtered path) and over spawns inside one with `--processes` (the emitted path).
+//! In all: fork, exec, exit and wait of many processes, in turns without and with tracer.
+
+use std::{collections::BTreeMap, fs, process::Command, time::Instant};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{
+    Bench, Results,
+    line::Line,
+    load::{Container, Containers, finish, shell},
+    stats::{percentile, ratio},
+    subject::Subject,
+};
+use crate::command;
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
+    let before = fs::read_to_string(STATISTICS).context("the kernel keeps no run statistics")?;
+    fs::write(STATISTICS, "1").context("cannot switch run statistics on")?;
+    let measured = per_run(bench, results);
+    fs::write(STATISTICS, before.trim()).context("cannot switch run statistics back")?;
+    measured?;
+    spawn_rates(bench, results)
+}
+
+/// Runs and nanoseconds of one program.
+#[derive(Debug, Clone, Deserialize)]
+struct Program {
+    id: u32,
+    name: Option<String>,
+    runs: Option<u64>,
+    ns: Option<u64>,
+}
+
+fn programs(bench: &Bench) -> Result<BTreeMap<u32, Program>> {
+    let mut command = Command::new(&bench.parts);
+    command.arg("programs");
+    let text = command::probe(&mut command).context("cannot list the loaded programs")?;
+    let programs: Vec<Program> = serde_json::from_str(&text)?;
+    Ok(programs
+        .into_iter()
+        .map(|program| (program.id, program))
+        .collect())
+}
+
+fn per_run(bench: &Bench, results: &mut Results) -> Result<()> {
+    let spawns = bench.scaled(5_000, 1_000);
+    let others = programs(bench)?;
+    let mut containers = Containers::new()?;
+    let subject = Subject::tracer(bench, &["--processes"])?;
+    let start = programs(bench)?;
+    finish(shell(&spawning(spawns), None)?)?;
+    let filtered = programs(bench)?;
+    let container = containers.make()?;
+    let inside = programs(bench)?;
+    finish(container.shell(&spawning(spawns))?)?;
+    let emitted = programs(bench)?;
+    drop(container);
+    subject.stop()?;
+    for (id, program) in start.iter().filter(|(id, _)| !others.contains_key(id)) {
+        let name = program.name.as_deref().unwrap_or("?");
+        let (Some(filtered), Some(inside), Some(emitted)) =
+            (filtered.get(id), inside.get(id), emitted.get(id))
+        else {
+            continue;
+        };
+        let (quiet, told) = (per(program, filtered), per(inside, emitted));
+        if quiet.is_some() || told.is_some() {
+            let show = |ns: Option<u64>| ns.map_or_else(|| "-".to_owned(), |ns| format!("{ns} ns"));
+            results.lines.push(
+                Line::told(
+                    format!("program {name}, per run"),
+                    format!("{} filtered", show(quiet)),
+                )
+                .with_peer(format!("{} emitted", show(told))),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Runs below which an average says nothing.
+const FEW: u64 = 100;
+
+fn per(before: &Program, after: &Program) -> Option<u64> {
+    let runs = after.runs?.saturating_sub(before.runs?);
+    let ns = after.ns?.saturating_sub(before.ns?);
+    (runs >= FEW).then(|| ns / runs)
+}
+
+/// A script that forks, executes and waits for so many processes.
+pub fn spawning(count: u64) -> String {
+    format!("i=0; while [ $i -lt {count} ]; do /bin/true; i=$((i+1)); done")
+}
+
+fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
+    let (rounds, spawns) = (bench.scaled(21, 7), bench.scaled(1_000, 400));
+    let mut containers = Containers::new()?;
+    // Warms caches, is not counted.
+    time(None, spawns)?;
+    for (flags, name, bar) in [
+        (&[][..], "default mode", 0.99),
+        (&["--processes"][..], "--processes", 0.97),
+    ] {
+        for inside in [false, true] {
+            let mut per_mille = Vec::new();
+            for round in 0..rounds {
+                let with = || {
+                    let subject = Subject::tracer(bench, flags)?;
+                    let container = inside.then(|| containers.make()).transpose()?;
+                    let took = time(container.as_ref(), spawns)?;
+                    drop(container);
+                    subject.stop().map(|_| took)
+                };
+                // Either goes first as often as the other.
+                let (with, without) = if round % 2 == 0 {
+                    let without = time(None, spawns)?;
+                    (in_turn(with)?, without)
+                } else {
+                    let with = in_turn(with)?;
+                    (with, time(None, spawns)?)
+                };
+                per_mille.push(without * 1000 / with.max(1));
+            }
+            let quarter = percentile(&mut per_mille, 250);
+            let three = percentile(&mut per_mille, 750);
+            let share = ratio(percentile(&mut per_mille, 500), 1000);
+            let place = if inside {
+                "inside a container"
+            } else {
+                "outside"
+            };
+            results.lines.push(
+                Line::told(
+                    format!("spawn rate {place}, {name}"),
+                    format!("{:.1} % of the rate without", share * 100.0),
+                )
+                .with_peer(format!(
+                    "{rounds} pairs, quartiles {:.1} % and {:.1} %",
+                    ratio(quarter, 10),
+                    ratio(three, 10)
+                ))
+                .with_bar(format!(">= {:.0} %", bar * 100.0), share >= bar),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn in_turn(measure: impl FnOnce() -> Result<u64>) -> Result<u64> {
+    measure()
+}
+
+/// Nanoseconds for so many spawns.
+fn time(container: Option<&Container>, spawns: u64) -> Result<u64> {
+    let script = spawning(spawns);
+    let shell = match container {
+        Some(container) => container.shell(&script)?,
+        None => shell(&format!("read -r go; {script}"), None)?,
+    };
+    let begin = Instant::now();
+    finish(shell)?;
+    Ok(u64::try_from(begin.elapsed().as_nanos())?)
+}
