@@ -3,6 +3,7 @@
 //! A shell holds the read end of a pipe whose write end only this process has. However this
 //! process ends (return, panic, SIGKILL) the pipe closes; the shell then runs the cleanup commands,
 //! stops the daemon by its process id, unmounts what is left below the directory and removes it.
+//! A daemon that ends before is started again, as a host's supervisor does it.
 //! `TRACER_KEEP=1` leaves the directory and its logs in place.
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::command::Process;
@@ -24,20 +26,33 @@ const SCRIPT: &str = r#"
 dir=$1 log=$2 cleanup=$3
 shift 3
 pid=
+keep() {
+    while [ ! -e "$dir/stop" ]; do
+        "$@" </dev/null >>"$log" 2>&1 &
+        echo $! >"$dir/daemon.pid.new" && mv "$dir/daemon.pid.new" "$dir/daemon.pid"
+        wait $!
+        sleep 0.1
+        while [ -e "$dir/hold" ] && [ ! -e "$dir/stop" ]; do sleep 0.05; done
+    done
+}
 if [ $# -gt 0 ]; then
-    "$@" </dev/null >>"$log" 2>&1 &
+    keep "$@" </dev/null &
     pid=$!
 fi
 read -r _ || :
+rm -f "$dir/hold"
 sh -c "$cleanup" </dev/null >>"$log" 2>&1
 if [ -n "$pid" ]; then
-    kill -TERM "$pid" 2>/dev/null
+    : >"$dir/stop"
+    daemon=$(cat "$dir/daemon.pid" 2>/dev/null)
+    [ -n "$daemon" ] && kill -TERM "$daemon" 2>/dev/null
     tries=0
     while kill -0 "$pid" 2>/dev/null && [ "$tries" -lt 300 ]; do
         sleep 0.1
         tries=$((tries + 1))
     done
     kill -KILL "$pid" 2>/dev/null
+    [ -n "$daemon" ] && kill -KILL "$daemon" 2>/dev/null
 fi
 while read -r _ _ _ _ mount _; do
     case $mount in
@@ -61,6 +76,18 @@ impl Janitor {
         &self.dir
     }
 
+    /// Kills the daemon with SIGKILL; it is started again when the guard is dropped.
+    pub fn kill_daemon(&self) -> Result<Down> {
+        let hold = self.dir.join("hold");
+        fs::write(&hold, "").with_context(|| format!("write {}", hold.display()))?;
+        let file = self.dir.join("daemon.pid");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+        let pid = pid.with_context(|| format!("no process id in {}", file.display()))?;
+        kill_process(pid, Signal::KILL).context("kill the daemon")?;
+        Ok(Down { hold })
+    }
+
     /// What the daemon and the cleanup said last.
     #[must_use]
     pub fn log_tail(&self) -> String {
@@ -72,6 +99,18 @@ impl Drop for Janitor {
     fn drop(&mut self) {
         self.stdin = None;
         drop(self.shell.wait(STOP_DEADLINE));
+    }
+}
+
+/// A daemon that was killed; it comes back when this is dropped.
+#[derive(Debug)]
+pub struct Down {
+    hold: PathBuf,
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.hold));
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{self, Done, Running, run, run_ok};
 use crate::image;
-use crate::janitor::{Janitor, Prepared};
+use crate::janitor::{Down, Janitor, Prepared};
 use crate::raw::random_id;
 use crate::wait::{DEADLINE, wait_until};
 
@@ -73,6 +73,11 @@ impl Containerd {
     #[must_use]
     pub fn log_tail(&self) -> String {
         self.janitor.log_tail()
+    }
+
+    /// Kills the daemon; containers live on. It is back when the guard is dropped.
+    pub fn kill(&self) -> Result<Down> {
+        self.janitor.kill_daemon()
     }
 
     /// Runs `ctr -n NAMESPACE ARGUMENTS` to its end.

@@ -1,6 +1,7 @@
 //! A Docker daemon of our own, with the containerd that it starts itself.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{self, Done, Running, run, run_ok};
 use crate::image;
-use crate::janitor::{Janitor, Prepared};
+use crate::janitor::{Down, Janitor, Prepared};
 use crate::raw::random_id;
 use crate::wait::{DEADLINE, wait_until};
 
@@ -53,12 +54,28 @@ impl Docker {
                 "--default-ulimit=nofile=1024:1024".into(),
             ])?;
         let docker = Self { janitor, host };
-        wait_until(DEADLINE, "dockerd to answer", || {
-            Ok((docker.run(&["version"])?.code == 0).then_some(()))
-        })
-        .map_err(|error| error.context(docker.janitor.log_tail()))?;
+        docker.wait()?;
         docker.ok(&["import", &tar.display().to_string(), image::NAME])?;
         Ok(docker)
+    }
+
+    /// Where the daemon listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.janitor.dir().join("docker.sock")
+    }
+
+    /// Kills the daemon; its containers live on until it is back, when the guard is dropped.
+    pub fn kill(&self) -> Result<Down> {
+        self.janitor.kill_daemon()
+    }
+
+    /// Waits until the daemon answers.
+    pub fn wait(&self) -> Result<()> {
+        wait_until(DEADLINE, "dockerd to answer", || {
+            Ok((self.run(&["version"])?.code == 0).then_some(()))
+        })
+        .map_err(|error| error.context(self.janitor.log_tail()))
     }
 
     /// Runs `docker ARGUMENTS` to its end.

@@ -1,15 +1,17 @@
 //! Podman with storage and configuration of our own.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
-use crate::command::{Done, run, run_ok};
+use crate::command::{self, Done, Running, run, run_ok};
 use crate::image;
 use crate::janitor::{Janitor, Prepared};
 use crate::raw::random_id;
+use crate::wait::{DEADLINE, wait_until};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -49,9 +51,25 @@ impl Podman {
         Ok(podman)
     }
 
+    /// `podman system service`, listening; ends when dropped.
+    pub fn service(&self) -> Result<Running> {
+        let socket = self.janitor.dir().join("podman.sock");
+        let uri = format!("unix://{}", socket.display());
+        let service = command::spawn(self.command().args(["system", "service", "--time=0", &uri]))?;
+        wait_until(DEADLINE, "podman's service to listen", || {
+            Ok(UnixStream::connect(&socket).ok())
+        })?;
+        Ok(service)
+    }
+
     /// Runs `podman ARGUMENTS` to its end.
     pub fn run(&self, arguments: &[&str]) -> Result<Done> {
         run(self.command().args(arguments))
+    }
+
+    /// Starts `podman ARGUMENTS` and goes on.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Running> {
+        command::spawn(self.command().args(arguments))
     }
 
     /// Runs `podman ARGUMENTS`; exit code 0 required. Gives its standard output.

@@ -75,6 +75,11 @@ impl Desk {
         self.arrived.notify_waiters();
     }
 
+    /// Whether anything is unanswered.
+    pub(super) fn has_questions(&self) -> bool {
+        !self.state.borrow().open.is_empty()
+    }
+
     /// The container is gone.
     pub(super) fn close(&self, root: CgroupKey) {
         let mut state = self.state.borrow_mut();

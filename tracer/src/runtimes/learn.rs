@@ -21,8 +21,10 @@ const MAX_LINES: usize = 256;
 /// Longest command line and configuration that are read, bytes.
 const MAX_LINE: u64 = 16 << 10;
 const MAX_CONFIG: u64 = 256 << 10;
-/// Between two looks; longer where one takes long.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Between two looks while questions are open: longer each time that nothing is found, and where a
+/// look takes long.
+const PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(160);
 const TIMES: u32 = 100;
 /// Most users whose own sockets are asked.
 const MAX_USERS: usize = 128;
@@ -43,6 +45,7 @@ pub struct Learnt {
     known: BTreeSet<Endpoint>,
     count: usize,
     not_before: Option<Instant>,
+    pause: Duration,
 }
 
 /// What one look gave.
@@ -59,10 +62,17 @@ impl Learnt {
         self.known.insert(endpoint.clone());
     }
 
-    /// Whether the last look is long enough ago.
+    /// When the next look is worth it.
     #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.not_before.is_none_or(|then| then <= Instant::now())
+    pub fn due(&self) -> Instant {
+        self.not_before.unwrap_or_else(Instant::now)
+    }
+
+    /// A runtime has begun to make containers: others may run now than at the last look.
+    pub fn expect_news(&mut self) {
+        let soon = Instant::now() + PAUSE;
+        self.pause = PAUSE;
+        self.not_before = self.not_before.map(|then| then.min(soon));
     }
 
     /// Looks at the daemons and users that there are.
@@ -84,7 +94,12 @@ impl Learnt {
                 found.endpoints.push(endpoint);
             }
         }
-        self.not_before = Some(Instant::now() + PAUSE.max(start.elapsed() * TIMES));
+        self.pause = if found.endpoints.is_empty() {
+            (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE)
+        } else {
+            PAUSE
+        };
+        self.not_before = Some(Instant::now() + self.pause.max(start.elapsed() * TIMES));
         found
     }
 }

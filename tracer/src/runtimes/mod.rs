@@ -35,8 +35,6 @@ mod grpc;
 mod http;
 mod learn;
 mod peer;
-#[cfg(test)]
-mod tests;
 
 use std::{
     path::PathBuf,
@@ -50,6 +48,7 @@ use tokio::{
     runtime::Builder,
     sync::mpsc::{self, error::TrySendError},
     task::LocalSet,
+    time::sleep_until,
 };
 use tracer_common::CgroupKey;
 
@@ -314,33 +313,40 @@ async fn serve(
         learnt.keep(&endpoint);
         peer::start(&desk, endpoint);
     }
-    while let Some(message) = messages.recv().await {
-        match message {
-            Message::Ask(question) => {
-                desk.open(*question);
-                if sockets.learn && learnt.is_due() {
-                    let found = learnt.look();
-                    daemons
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .extend(found.command_lines);
-                    for endpoint in found.endpoints {
-                        tracing::info!(kind = ?endpoint.kind, socket = %endpoint.path.display(), "runtime's socket learnt");
-                        peer::start(&desk, endpoint);
-                    }
-                }
+    loop {
+        let looks = sockets.learn && desk.has_questions();
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            () = sleep_until(learnt.due().into()), if looks => {
+                look(&mut learnt, &desk, &daemons);
+                continue;
             }
-            Message::Gone(root) => desk.close(root),
-            Message::Explain(reader, root, mut files) => {
+        };
+        match message {
+            Some(Message::Ask(question)) => {
+                desk.open(*question);
+                learnt.expect_news();
+            }
+            Some(Message::Gone(root)) => desk.close(root),
+            Some(Message::Explain(reader, root, mut files)) => {
                 files.extend(desk.sources(root));
-                if answers
-                    .send(Answer::Explained(reader, files))
-                    .await
-                    .is_err()
-                {
+                let explained = Answer::Explained(reader, files);
+                if answers.send(explained).await.is_err() {
                     return;
                 }
             }
+            None => return,
         }
+    }
+}
+
+/// Looks for daemons that were not there, or not known, before.
+fn look(learnt: &mut Learnt, desk: &Rc<Desk>, daemons: &Daemons) {
+    let found = learnt.look();
+    // As they are now: whoever reads them may not have come to it for a while.
+    *daemons.lock().unwrap_or_else(PoisonError::into_inner) = found.command_lines;
+    for endpoint in found.endpoints {
+        tracing::info!(kind = ?endpoint.kind, socket = %endpoint.path.display(), "runtime's socket learnt");
+        peer::start(desk, endpoint);
     }
 }

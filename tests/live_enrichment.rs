@@ -1,0 +1,353 @@
+//! Who a container is, told with `container.started`; and what sockets add, over the death and
+//! return of the daemons behind them.
+//!
+//! `TRACER_ENRICHED=200` measures with so many containers of each runtime; the figures are on
+//! standard error.
+
+use std::fs;
+use std::io::Write as _;
+
+use tracer_tests::command::Running;
+use tracer_tests::raw::random_uuid;
+use tracer_tests::runtimes::cri::{Cri, PidMode, Pod};
+use tracer_tests::runtimes::{Containerd, Docker, Podman, Runc, Spec};
+use tracer_tests::tracer::latency;
+use tracer_tests::wait::DEADLINE;
+use tracer_tests::{
+    Context, Record, Result, Step, Tracer, created, emptied, ensure, exited, image, live, removed,
+    started,
+};
+
+/// Containers that start at the same time.
+const AT_ONCE: usize = 8;
+
+fn count() -> usize {
+    let given = std::env::var("TRACER_ENRICHED").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(8)
+}
+
+/// What must be known of each container when it starts.
+fn share(tracer: &mut Tracer, runtime: &str, ids: &[String], facts: &[&str]) -> Result<()> {
+    let mut whole = 0;
+    let mut lacking = Vec::new();
+    for id in ids {
+        let start = tracer.expect_of(id, "container.started", 1)?;
+        let missing: Vec<&str> = facts
+            .iter()
+            .filter(|fact| start.at(fact).is_none())
+            .copied()
+            .collect();
+        if start.text("enrichment") == Some("full") && missing.is_empty() {
+            whole += 1;
+        } else {
+            lacking.push(format!("{id}: {missing:?} {start:?}"));
+        }
+    }
+    let created = ids.iter().filter(|id| {
+        let life = tracer.life(id);
+        let first = life.first();
+        first.is_some_and(|record| record.text("enrichment") == Some("full"))
+    });
+    let line = format!(
+        "{runtime}: {whole} of {} started in full, {} created in full\n",
+        ids.len(),
+        created.count()
+    );
+    std::io::stderr().write_all(line.as_bytes())?;
+    ensure!(
+        whole == ids.len(),
+        tracer.failure(&format!("{line}{}", lacking.join("\n")))
+    );
+    Ok(())
+}
+
+/// Runs what is to be started, some at once.
+fn all<T>(items: &[T], start: impl Fn(&T) -> Result<Running>) -> Result<()> {
+    for some in items.chunks(AT_ONCE) {
+        let running: Vec<Running> = some.iter().map(&start).collect::<Result<_>>()?;
+        for one in running {
+            one.finish(DEADLINE * 2)?.ended(0)?;
+        }
+    }
+    Ok(())
+}
+
+fn told(records: &[Record], runtime: &str) -> Result<()> {
+    let told = latency(records)?;
+    let line = format!(
+        "{runtime}: emit latency median {} us, p99 {} us\n",
+        told.median_ns / 1000,
+        told.p99_ns / 1000
+    );
+    std::io::stderr().write_all(line.as_bytes())?;
+    Ok(())
+}
+
+#[test]
+fn docker_containers_start_with_all_that_is_known() -> Result<()> {
+    let _live = live!("docker", "dockerd");
+    let docker = Docker::shared()?;
+    let containers: Vec<_> = (0..count())
+        .map(|_| docker.create(&["--label=app=shop"], &["/bin/true"]))
+        .collect::<Result<_>>()?;
+    let mut tracer = Tracer::start(&[])?;
+    all(&containers, |one| docker.spawn(&["start", one.id()]))?;
+    let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
+    let facts = [
+        "container.name",
+        "container.image.name",
+        "container.image.tags",
+        "container.image.id",
+        "container.label.app",
+        "container.created",
+        "container.restart_count",
+    ];
+    share(&mut tracer, "docker", &ids, &facts)?;
+    told(&tracer.stop()?, "docker")
+}
+
+#[test]
+fn podman_containers_start_with_all_that_files_know() -> Result<()> {
+    let _live = live!("podman", "runc");
+    let podman = Podman::shared()?;
+    let containers: Vec<_> = (0..count())
+        .map(|_| podman.create(&["--label=app=shop"], &["/bin/true"]))
+        .collect::<Result<_>>()?;
+    let mut tracer = Tracer::start(&[])?;
+    all(&containers, |one| podman.spawn(&["start", one.id()]))?;
+    let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
+    let facts = [
+        "container.name",
+        "container.image.name",
+        "container.created",
+    ];
+    share(&mut tracer, "podman", &ids, &facts)?;
+    told(&tracer.stop()?, "podman")
+}
+
+#[test]
+fn ctr_containers_start_with_all_that_files_know() -> Result<()> {
+    let _live = live!("containerd", "ctr");
+    let containerd = Containerd::shared()?;
+    let named: Vec<_> = (0..count())
+        .map(|_| containerd.name_container("default"))
+        .collect::<Result<_>>()?;
+    let mut tracer = Tracer::start(&[])?;
+    all(&named, |one| {
+        let run = ["run", "--detach", "--null-io", "--label", "app=shop"];
+        let what = [image::NAME, one.id(), "/bin/true"];
+        containerd.spawn("default", &[&run[..], &what].concat())
+    })?;
+    let ids: Vec<String> = named.iter().map(|one| one.id().to_owned()).collect();
+    share(
+        &mut tracer,
+        "ctr",
+        &ids,
+        &["container.name", "container.label.app"],
+    )?;
+    // No file has the image: its socket tells it.
+    for id in &ids {
+        known_later(&mut tracer, id, "container.image.repo_digests")?;
+    }
+    told(&tracer.stop()?, "ctr")
+}
+
+#[test]
+fn pods_start_with_all_that_files_know_and_get_their_labels() -> Result<()> {
+    let _live = live!("containerd", "ctr");
+    let containerd = Containerd::shared()?;
+    let cri = Cri::connect(&containerd.socket())?;
+    let mut tracer = Tracer::start(&[])?;
+    let pod = Pod {
+        name: "shop".to_owned(),
+        uid: random_uuid()?,
+        namespace: "tests".to_owned(),
+        pid: PidMode::Container,
+        log_directory: containerd.dir().join("logs").display().to_string(),
+    };
+    let sandbox = cri.run_pod(&pod)?;
+    let mut ids = Vec::new();
+    for number in 0..count() {
+        let name = format!("web{number}");
+        let id =
+            cri.create_container(&pod, &sandbox, &name, image::NAME, &["/bin/sleep", "1000"])?;
+        cri.start_container(&id)?;
+        ids.push(id);
+    }
+    let pods = ["k8s.pod.name", "k8s.pod.uid", "k8s.namespace.name"];
+    let mut facts = pods.to_vec();
+    facts.extend([
+        "container.name",
+        "container.image.name",
+        "k8s.container.name",
+    ]);
+    share(&mut tracer, "cri", &ids, &facts)?;
+    share(
+        &mut tracer,
+        "cri sandbox",
+        std::slice::from_ref(&sandbox),
+        &pods,
+    )?;
+    for id in ids.iter().chain([&sandbox]) {
+        known_later(&mut tracer, id, "k8s.pod.label.app")?;
+    }
+    let sandboxes = tracer.life(&sandbox);
+    ensure!(
+        sandboxes
+            .iter()
+            .any(|record| record.at("container.sandbox").is_some()),
+        "not marked as a sandbox"
+    );
+    for id in &ids {
+        cri.stop_container(id, 0)?;
+        cri.remove_container(id)?;
+    }
+    cri.remove_pod(&sandbox)?;
+    told(&tracer.stop()?, "cri")
+}
+
+#[test]
+fn bare_containers_start_with_all_that_is_known() -> Result<()> {
+    let _live = live!("runc");
+    let runc = Runc::new()?;
+    let containers: Vec<_> = (0..count())
+        .map(|_| runc.container(&Spec::new(&["/bin/true"])))
+        .collect::<Result<_>>()?;
+    let mut tracer = Tracer::start(&[])?;
+    all(
+        &containers,
+        tracer_tests::runtimes::runc::Container::run_spawn,
+    )?;
+    let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
+    share(&mut tracer, "runc", &ids, &["container.name"])?;
+    told(&tracer.stop()?, "runc")
+}
+
+/// Waits until a record of this container has the fact.
+fn known_later(tracer: &mut Tracer, id: &str, fact: &str) -> Result<Record> {
+    tracer
+        .expect(&format!("{fact} of {id}"), |record| {
+            record.container() == Some(id) && record.at(fact).is_some()
+        })
+        .map_err(|error| {
+            let life: Vec<_> = tracer.life(id).into_iter().cloned().collect();
+            error.context(format!("{life:?}"))
+        })
+}
+
+#[test]
+fn podmans_labels_come_from_its_socket() -> Result<()> {
+    let _live = live!("podman", "runc");
+    let podman = Podman::shared()?;
+    let mut tracer = Tracer::start(&["--log=tracer=debug"])?;
+    // Started before anybody listens: asked again until somebody does.
+    let before = podman.create(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
+    before.act(&["start"])?;
+    tracer.expect_of(before.id(), "container.started", 1)?;
+    let _service = podman.service()?;
+    let after = podman.create(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
+    after.act(&["start"])?;
+    for one in [&after, &before] {
+        known_later(&mut tracer, one.id(), "container.label.app")?;
+    }
+    tracer.stop()?;
+    Ok(())
+}
+
+fn whole_life() -> Vec<Step> {
+    vec![
+        created(),
+        started("/bin/sh"),
+        exited(3),
+        emptied(),
+        removed(),
+    ]
+}
+
+/// Lives that have nothing to do with the daemon that is away.
+fn lives_meanwhile(tracer: &mut Tracer) -> Result<()> {
+    let runc = Runc::new()?;
+    for _ in 0..5 {
+        let other = runc.container(&Spec::sh("exit 3"))?;
+        other.run()?.ended(3)?;
+        tracer.expect_life(other.id(), &whole_life())?;
+    }
+    Ok(())
+}
+
+/// No record waited for a daemon.
+fn none_was_late(records: &[Record]) -> Result<()> {
+    const LATEST_NS: u64 = 1_000_000_000;
+    let worst = records
+        .iter()
+        .filter(|record| record.text("origin") == Some("kernel"))
+        .filter_map(|record| record.number("emit_latency_ns"))
+        .max()
+        .context("no record has a latency")?;
+    ensure!(worst < LATEST_NS, "a record came after {worst} ns");
+    Ok(())
+}
+
+#[test]
+fn what_containerd_knows_is_filled_in_when_it_is_back() -> Result<()> {
+    let _live = live!("containerd", "ctr", "runc");
+    let containerd = Containerd::shared()?;
+    let container = containerd.start_container("default", &["/bin/sleep", "1000"])?;
+    let down = containerd.kill()?;
+    let mut tracer = Tracer::start(&["--log=tracer=debug"])?;
+    let found = tracer.expect_of(container.id(), "container.discovered", 1)?;
+    ensure!(found.at("container.image").is_none(), "{found:?}");
+    lives_meanwhile(&mut tracer)?;
+    drop(down);
+    known_later(&mut tracer, container.id(), "container.image.repo_digests")?;
+    // And once more, with a connection that breaks.
+    let down = containerd.kill()?;
+    lives_meanwhile(&mut tracer)?;
+    drop(down);
+    let second = containerd.name_container("default")?;
+    let run = ["run", "--detach", "--null-io", image::NAME, second.id()];
+    let run = [&run[..], &["/bin/sleep", "1000"]].concat();
+    tracer_tests::wait::wait_until(DEADLINE, "containerd to be back", || {
+        Ok((containerd.ctr("default", &["version"])?.code == 0).then_some(()))
+    })?;
+    containerd.ok("default", &run)?;
+    known_later(&mut tracer, second.id(), "container.image.repo_digests")?;
+    none_was_late(&tracer.stop()?)
+}
+
+#[test]
+fn what_dockerd_knows_is_filled_in_when_it_is_back() -> Result<()> {
+    let _live = live!("docker", "dockerd", "runc");
+    let docker = Docker::shared()?;
+    // Nothing is learnt: its files are nowhere, its socket is configured.
+    let dir = tempfile::tempdir()?;
+    let config = dir.path().join("tracer.toml");
+    let socket = docker.socket().display().to_string();
+    fs::write(
+        &config,
+        format!("[runtimes]\nlearn = false\n[runtimes.sockets]\ndocker = [\"{socket}\"]\n"),
+    )?;
+    let running = docker.start_container(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
+    let config = config.display().to_string();
+    let down = docker.kill()?;
+    let mut tracer = Tracer::start(&["--config", &config, "--log=tracer=debug"])?;
+    let found = tracer.expect_of(running.id(), "container.discovered", 1)?;
+    ensure!(found.at("container.name").is_none(), "{found:?}");
+    lives_meanwhile(&mut tracer)?;
+    drop(down);
+    docker.wait()?;
+    // Without live restore dockerd ends what it finds; what it starts now is told in full.
+    let next = docker.start_container(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
+    let start = tracer.expect_of(next.id(), "container.started", 1)?;
+    ensure!(
+        start.text("container.label.app") == Some("shop"),
+        "{start:?}"
+    );
+    tracer.expect_of(running.id(), "container.exited", 1)?;
+    let down = docker.kill()?;
+    lives_meanwhile(&mut tracer)?;
+    drop(down);
+    docker.wait()?;
+    tracer.expect_of(next.id(), "container.removed", 1)?;
+    none_was_late(&tracer.stop()?)
+}
