@@ -9,10 +9,46 @@ use tracer_tests::{
     Context, Result, Tracer, cgroup,
     command::{program, run},
     ensure, live,
-    raw::{RawContainer, random_id},
+    raw::{RawContainer, random_id, random_uuid},
     tracer::binary,
     wait::{DEADLINE, wait_until},
 };
+
+/// The kernel tells 1023 bytes of a path; what it leaves out was there before tracer.
+#[test]
+fn a_path_longer_than_the_kernel_tells_is_told_in_whole() -> Result<()> {
+    let _live = live!();
+    let unified = cgroup::hierarchies()?
+        .into_iter()
+        .find(|hierarchy| hierarchy.kind == cgroup::Kind::Unified)
+        .context("no unified hierarchy")?;
+    let top = format!("/long-{}", random_uuid()?);
+    let mut made = vec![top.clone()];
+    for _ in 0..6 {
+        let path = format!("{}/{}", made[made.len() - 1], "d".repeat(230));
+        made.push(path);
+    }
+    for path in &made {
+        std::fs::create_dir(unified.dir(path))?;
+    }
+    let mut tracer = Tracer::start(&[])?;
+    let id = random_id()?;
+    let path = format!("{}/docker-{id}.scope", made[made.len() - 1]);
+    std::fs::create_dir(unified.dir(&path))?;
+    made.push(path.clone());
+    let told = tracer.expect_of(&id, "container.created", 1);
+    for path in made.iter().rev() {
+        cgroup::remove(&unified.dir(path))?;
+    }
+    let told = told?;
+    ensure!(
+        told.text("cgroup.path") == Some(&path),
+        "{:?} for {path}",
+        told.text("cgroup.path")
+    );
+    tracer.stop()?;
+    Ok(())
+}
 
 /// The kernel cuts the path of its cgroup events after 1023 bytes, at the end: where the id is.
 #[test]

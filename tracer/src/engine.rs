@@ -36,6 +36,8 @@ pub enum Entry<'a> {
     Tick,
     /// The wall clock was set.
     Offset(WallOffset),
+    /// The path of a cgroup, where the kernel's word of it is cut.
+    Path { cgroup: CgroupKey, path: Arc<[u8]> },
 }
 
 /// The machine with its renderer.
@@ -113,6 +115,13 @@ impl Engine {
             }
             Entry::Tick => self.machine.apply(now, Input::Tick, &mut self.scratch),
             Entry::Offset(offset) => self.renderer.offset = *offset,
+            Entry::Path { cgroup, path } => {
+                let input = Input::Path {
+                    cgroup: *cgroup,
+                    path,
+                };
+                self.machine.apply(now, input, &mut self.scratch);
+            }
         }
         self.told(effect);
         Ok(())

@@ -43,6 +43,7 @@ const TAG_NODE: u8 = 4;
 const TAG_TICK: u8 = 5;
 const TAG_OFFSET: u8 = 6;
 const TAG_METADATA: u8 = 7;
+const TAG_PATH: u8 = 8;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -227,6 +228,10 @@ impl<W: Write> Recorder<W> {
             Entry::Metadata { root, metadata } => {
                 owned = serde_json::to_vec(&(root.hierarchy, root.id, &**metadata))?;
                 (TAG_METADATA, &owned)
+            }
+            Entry::Path { cgroup, path } => {
+                owned = serde_json::to_vec(&(cgroup, path))?;
+                (TAG_PATH, &owned)
             }
             Entry::Offset(offset) => {
                 owned = offset.0.to_le_bytes().to_vec();
@@ -429,6 +434,10 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
                 root: CgroupKey::new(hierarchy, id),
                 metadata: Arc::new(metadata),
             })
+        }
+        TAG_PATH => {
+            let (cgroup, path) = serde_json::from_slice(payload).map_err(json)?;
+            Ok(Entry::Path { cgroup, path })
         }
         TAG_OFFSET => {
             let bytes = payload

@@ -127,6 +127,32 @@ impl Machine {
         self.tell(at, kind, Origin::Kernel, root, out);
     }
 
+    /// Id of the parent, where a path was cut and what is missing is not known.
+    #[must_use]
+    pub fn lacks_parent(&self, mkdir: &Mkdir<'_>) -> Option<CgroupKey> {
+        mkdir.leaf?;
+        let parent = CgroupKey::new(mkdir.cgroup.hierarchy, mkdir.parent_id);
+        self.path_of(&parent).is_none().then_some(parent)
+    }
+
+    /// A cgroup of before has this path.
+    pub(super) fn named(&mut self, cgroup: CgroupKey, path: &Arc<[u8]>) {
+        if self.places.get(&cgroup).is_none() {
+            let path = Arc::clone(path);
+            let place = Place::Candidate { path, within: None };
+            self.places.put(cgroup, place);
+        }
+    }
+
+    fn path_of(&self, key: &CgroupKey) -> Option<&Arc<[u8]>> {
+        match self.places.get(key)? {
+            Place::Root => self.instances.get(key).map(|i| &i.identity.path),
+            Place::Twin(claim) => Some(&claim.path),
+            Place::Candidate { path, .. } => Some(path),
+            Place::Inside(_) => None,
+        }
+    }
+
     /// The path as a whole. The kernel cuts a long one at its end; then the parent's is known, or
     /// the missing middle is marked.
     fn full_path(&self, mkdir: &Mkdir<'_>) -> Arc<[u8]> {
@@ -134,13 +160,7 @@ impl Machine {
             return mkdir.path.into();
         };
         let parent = CgroupKey::new(mkdir.cgroup.hierarchy, mkdir.parent_id);
-        let whole = match self.places.get(&parent) {
-            Some(Place::Root) => self.instances.get(&parent).map(|i| &i.identity.path),
-            Some(Place::Twin(claim)) => Some(&claim.path),
-            Some(Place::Candidate { path, .. }) => Some(path),
-            Some(Place::Inside(_)) | None => None,
-        };
-        if let Some(parent) = whole {
+        if let Some(parent) = self.path_of(&parent) {
             return [parent, b"/".as_slice(), leaf].concat().into();
         }
         let end = mkdir.path.iter().rposition(|byte| *byte == b'/');

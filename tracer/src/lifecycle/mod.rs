@@ -101,6 +101,11 @@ pub enum Input<'a> {
     Snapshot(&'a Snapshot, Origin),
     /// The tracer speaks of itself.
     Node(Kind, Box<Node>),
+    /// The path of a cgroup that is known by its id alone.
+    Path {
+        cgroup: CgroupKey,
+        path: &'a Arc<[u8]>,
+    },
     /// Time passed; due when [`Machine::deadline`] says so.
     Tick,
 }
@@ -266,6 +271,7 @@ impl Machine {
             Input::Metadata { root, metadata } => self.metadata(at, root, metadata, out),
             Input::Freezer { root, frozen } => self.frozen(at, root, frozen, out),
             Input::Snapshot(snapshot, origin) => self.snapshot(at, snapshot, origin, out),
+            Input::Path { cgroup, path } => self.named(cgroup, path),
             Input::Node(kind, node) => self.node(at, kind, node, out),
             Input::Tick => self.tick(at, out),
         }

@@ -643,6 +643,38 @@ fn a_path_that_the_kernel_cut_keeps_its_leaf() {
     assert!(identity.path.ends_with(b".scope"));
 }
 
+#[test]
+fn a_path_that_the_kernel_cut_is_whole_once_its_parent_is_known() {
+    let mut script = Script::new();
+    let (parent, long) = (
+        format!("/{}y", "x/".repeat(600)),
+        format!("/{}", "x/".repeat(511)),
+    );
+    let leaf = format!("docker-{ID}.scope");
+    let mkdir = Mkdir {
+        cgroup: CgroupKey::new(UNIFIED, 10),
+        parent_id: 9,
+        level: 600,
+        maker_pid: 1,
+        maker_parent_pid: 0,
+        path: long.as_bytes(),
+        leaf: Some(leaf.as_bytes()),
+    };
+    let cgroup = CgroupKey::new(UNIFIED, 9);
+    assert_eq!(script.machine.lacks_parent(&mkdir), Some(cgroup));
+    let path: Arc<[u8]> = parent.as_bytes().into();
+    let input = Input::Path {
+        cgroup,
+        path: &path,
+    };
+    script.machine.apply(BootNs(1), input, &mut Vec::new());
+    assert_eq!(script.machine.lacks_parent(&mkdir), None);
+    script.raw(What::Mkdir(mkdir));
+    script.check(&["created"]);
+    let identity = &script.events()[0].container.as_ref().expect("one").identity;
+    assert_eq!(*identity.path, *format!("{parent}/{leaf}").as_bytes());
+}
+
 fn found(id: u64, path: &str, processes: &[(u32, u32, &[u8])]) -> Found {
     Found {
         cgroup: CgroupKey::new(UNIFIED, id),

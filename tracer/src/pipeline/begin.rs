@@ -92,7 +92,11 @@ impl Live {
         };
         let stdout = parts.stdout.as_ref();
         let hang_up = match stdout.and_then(crate::sink::stdout::StdoutSink::hangs_up) {
-            Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::ERROR)?),
+            Some(fd) => match poll_for(fd.try_clone_to_owned()?, Interest::ERROR) {
+                // /dev/null and its like have no reader that could go.
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => None,
+                polled => Some(polled.context("cannot watch standard output")?),
+            },
             None => None,
         };
         let (questions, answers) = ask_on_a_thread(parts.sources, &parts.runtimes)?;
@@ -102,6 +106,7 @@ impl Live {
             }
             None => None,
         };
+        let mounts = parts.hierarchies.all.iter();
         let clock_set = clock_set_timer().context("cannot watch the clock")?;
         let Kernel {
             tables,
@@ -138,6 +143,9 @@ impl Live {
                     failed: None,
                 },
                 losses: Losses::default(),
+                mounts: mounts
+                    .map(|hierarchy| (hierarchy.id, hierarchy.mount.clone()))
+                    .collect(),
                 quiet_drains: 0,
                 questions,
                 unasked: 0,

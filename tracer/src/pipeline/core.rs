@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::BufWriter,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -15,7 +16,7 @@ use tracer_common::CgroupKey;
 use super::outlets::Outlets;
 use crate::{
     clock::Reading,
-    decode::{RawEvent, What, decode},
+    decode::{Mkdir, RawEvent, What, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
@@ -38,6 +39,8 @@ pub(super) struct Core {
     pub(super) recorder: Option<Recorder<BufWriter<File>>>,
     pub(super) outlets: Outlets,
     pub(super) losses: Losses,
+    /// Where each hierarchy is mounted.
+    pub(super) mounts: BTreeMap<u32, PathBuf>,
     /// Drains in a row that found nothing.
     pub(super) quiet_drains: u32,
     pub(super) questions: std::sync::mpsc::SyncSender<Question>,
@@ -123,9 +126,27 @@ impl Core {
             if let Some(meanwhile) = &mut self.meanwhile {
                 meanwhile.note(&what);
             }
+            if let What::Mkdir(mkdir) = &what {
+                self.complete_path(mkdir)?;
+            }
         }
         self.outlets.metrics.add(Count::RingIn, 1);
         self.entry(&Entry::Raw(record))
+    }
+
+    /// Finds out what the kernel cut off a path.
+    fn complete_path(&mut self, mkdir: &Mkdir<'_>) -> anyhow::Result<()> {
+        let Some(parent) = self.engine.machine.lacks_parent(mkdir) else {
+            return Ok(());
+        };
+        let mount = self.mounts.get(&parent.hierarchy);
+        match mount.and_then(|mount| reconcile::resolve(mount, mkdir.path, parent.id)) {
+            Some(path) => self.entry(&Entry::Path {
+                cgroup: parent,
+                path: path.into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Looks for losses that no record followed.

@@ -178,6 +178,10 @@ impl Outlets {
         stdout.min(file).min(spool)
     }
 
+    #[cfg_attr(
+        not(feature = "upstream"),
+        expect(clippy::unused_self, reason = "there is nobody to tell")
+    )]
     pub(super) fn set_ring_losses(&self, records: u64) {
         #[cfg(feature = "upstream")]
         if let Some(uplink) = &self.uplink {
@@ -187,6 +191,10 @@ impl Outlets {
         let _: u64 = records;
     }
 
+    #[cfg_attr(
+        not(feature = "upstream"),
+        expect(clippy::unused_self, reason = "there is nobody to tell")
+    )]
     pub(super) fn set_clock(&self, clock: &Clock) {
         #[cfg(feature = "upstream")]
         if let Some(uplink) = &self.uplink {

@@ -8,6 +8,7 @@
 //! between is seen either here or in the ring.
 
 mod proc;
+mod resolve;
 
 use std::{
     fs,
@@ -18,6 +19,8 @@ use std::{
 };
 
 use tracer_common::CgroupKey;
+
+pub use self::resolve::resolve;
 
 use crate::{
     identity::{Identity, identify},
