@@ -29,6 +29,11 @@ fn inner_id() -> Result<String> {
     ))
 }
 
+/// Its bundle is where only the outer container sees it.
+fn enriched() -> Step {
+    started("/bin/sh").is("enrichment", "full")
+}
+
 /// Runs runc in the outer container, then ends with 6.
 fn script(inner: &str) -> String {
     format!("runc --root /tmp/state run --bundle {INSIDE} {inner} || exit 99; exit 6")
@@ -59,7 +64,7 @@ fn runc_inside_a_runc_container() -> Result<()> {
     let mut tracer = Tracer::start(&[])?;
     outer.run()?.ended(6)?;
     tracer.expect_lives(&[
-        (&inner, &life(started("/bin/sh"), 0, &[outer.id()])),
+        (&inner, &life(enriched(), 0, &[outer.id()])),
         (outer.id(), &life(started("/bin/sh"), 6, &[])),
     ])?;
     tracer.stop()?;
@@ -103,7 +108,7 @@ fn runc_inside_a_docker_container() -> Result<()> {
     let done: Done = outer.run()?;
     done.ended(6)?;
     tracer.expect_lives(&[
-        (&inner, &life(started("/bin/sh"), 0, &[outer.id()])),
+        (&inner, &life(enriched(), 0, &[outer.id()])),
         (outer.id(), &life(started("/bin/sh"), 6, &[])),
     ])?;
     tracer.stop()?;

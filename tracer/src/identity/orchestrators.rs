@@ -7,7 +7,7 @@
 //! | `/nomad/reserved/ALLOC-TASK` | nomad 1.2 to 1.6 `client/lib/cgutil/cpuset_manager_v1.go` |
 //! | `/nomad/UUID` | nomad before 1.7 `drivers/shared/executor/executor_linux.go` configureCgroups, cgroup v1 |
 //! | `[…/]garden/[good\|bad/]HANDLE` | Cloud Foundry guardian `rundmc/bundlerules/cgroup_path.go`, `rundmc/cgroups/constants.go`; HANDLE of Diego is 8-4-4-4-4 digits |
-//! | `/ecs/TASK/TASK-NUMBER` | AWS Fargate; TASK is 32 digits. ECS on EC2 runs Docker: see `docker.rs` |
+//! | `/ecs/[CLUSTER/]TASK/TASK-NUMBER` | AWS Fargate; TASK is 32 digits. ECS on EC2 runs Docker: see `docker.rs` |
 //! | `kata_overhead/…`, `kata-overhead.slice/…` | kata-containers: the virtual machine monitor of a sandbox |
 
 use super::Runtime;
@@ -70,7 +70,8 @@ fn ecs<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
             why: "an ECS task: it holds containers and is none",
         });
     }
-    if place.grandparent != b"ecs" || !is_hex(place.parent, 32) {
+    // A task's number behind the task's own id, below it: nobody else's, whatever is above.
+    if !is_hex(place.parent, 32) {
         return None;
     }
     let number = place.name.strip_prefix(place.parent)?.strip_prefix(b"-")?;

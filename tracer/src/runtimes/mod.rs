@@ -35,6 +35,8 @@ mod grpc;
 mod http;
 mod learn;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::PathBuf,

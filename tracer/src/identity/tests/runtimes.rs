@@ -301,6 +301,7 @@ fn orchestrators() {
 /ecstasks.slice/ecstasks-{T}.slice/docker-{A}.scope | docker {A} | amazon-ecs-agent, EC2, cgroup v2
 /ecs/{T}/{T}-1234567890 | ecs {T}-1234567890 | Fargate
 /ecs/{T}/{T}-1234567890^/sub | ecs {T}-1234567890 | child
+/ecs/cluster/{T}/{T}-1234567890 | ecs {T}-1234567890 | Fargate, task ids with the cluster's name
 /ecs/{T} | excluded | the task
 /ecstasks.slice/ecstasks-{T}.slice | excluded | the task
 /ecs | host | the parent
