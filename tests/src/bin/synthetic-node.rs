@@ -131,7 +131,7 @@ impl Synthetic {
                 bytes: settings.spool_bytes,
                 age: Duration::from_hours(1),
             },
-            queue_bytes: 256 << 10,
+            queue_bytes: 1 << 20,
             metrics: Arc::default(),
         })?;
         let mut synthetic = Self {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -43,14 +43,58 @@ pub(super) fn open_store(
     bounds: Bounds,
 ) -> rusqlite::Result<Store> {
     let open = || Store::new(store::connect(path)?, owner, bounds);
-    match open() {
+    let opened = match open() {
+        Err(error) if is_full(&error) && give_up_reserve(path) => {
+            tracing::warn!(%error, "the spool's disk is full: its reserve is used");
+            open()
+        }
+        opened => opened,
+    };
+    match opened {
         Err(error) if is_damaged(&error) => {
             tracing::error!(%error, path = %path.display(), "the spool is damaged: set aside, a new one is begun");
             set_aside(path);
             open()
         }
-        opened => opened,
+        opened => {
+            if opened.is_ok() {
+                keep_reserve(path);
+            }
+            opened
+        }
     }
+}
+
+/// What opening a spool takes on a disk that is full by then (its log and its index), and some
+/// records, bytes.
+const RESERVE: usize = 1 << 20;
+
+fn reserve(path: &Path) -> PathBuf {
+    path.with_file_name("reserve")
+}
+
+/// Room for the next start, in case that the disk is full then: without it tracer could not begin.
+pub(super) fn keep_reserve(path: &Path) {
+    let reserve = reserve(path);
+    if fs::metadata(&reserve).is_ok_and(|kept| kept.len() == RESERVE as u64) {
+        return;
+    }
+    // Written, not only sized: a file system may promise room that it has not.
+    if let Err(error) = fs::write(&reserve, vec![0; RESERVE]) {
+        tracing::debug!(%error, "no room for the spool's reserve");
+        give_up_reserve(path);
+    }
+}
+
+/// True where there was one.
+fn give_up_reserve(path: &Path) -> bool {
+    fs::remove_file(reserve(path)).is_ok()
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, SystemIoFailure};
+    let code = error.sqlite_error_code();
+    matches!(code, Some(DiskFull | SystemIoFailure | CannotOpen))
 }
 
 fn is_damaged(error: &rusqlite::Error) -> bool {

@@ -216,7 +216,11 @@ impl Spool {
         }
         drop(inner);
         match self.writer.take() {
-            Some(writer) => writer.join().is_ok(),
+            Some(writer) => {
+                let ended = writer.join().is_ok();
+                files::keep_reserve(&self.path);
+                ended
+            }
             None => true,
         }
     }
