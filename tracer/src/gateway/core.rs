@@ -616,7 +616,8 @@ impl Core {
         }
         loop {
             self.store.rollback();
-            runtime.block_on(tokio::time::sleep(RETRY));
+            // Made inside: a timer needs the runtime that it is for.
+            runtime.block_on(async { tokio::time::sleep(RETRY).await });
             match self.store.restore(self.settings.limits, self.now()) {
                 Ok(restored) => {
                     self.fleet = restored.fleet;
