@@ -140,7 +140,11 @@ impl fmt::Display for Runtime {
 #[must_use]
 pub fn identify(path: &[u8]) -> Identity {
     // /proc/PID/cgroup says so of a removed cgroup (cgroups(7)).
-    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let mut path = path;
+    // As often as it is there: what is left is judged like any path.
+    while let Some(gone) = path.strip_suffix(b" (deleted)") {
+        path = gone;
+    }
     let mut walk = Walk::new(path);
     for segment in segments(path) {
         if walk.step(segment).is_break() {

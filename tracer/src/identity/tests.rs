@@ -77,7 +77,14 @@ fn check(table: &str) {
                 failures.push(format!("{path}\n  its own cgroup is not {got}"));
             }
             let mut own = container.clone();
-            for suffix in ["", "/", "/init.scope", "/a/b.service", " (deleted)"] {
+            for suffix in [
+                "",
+                "/",
+                "/init.scope",
+                "/a/b.service",
+                " (deleted)",
+                " (deleted) (deleted)",
+            ] {
                 let at_root = format!("{}{suffix}", &path[..container.root_len]);
                 own.root_len = container.root_len;
                 let again = identify(at_root.as_bytes());
