@@ -1,7 +1,6 @@
 //! What the gateway counts, in the text format of Prometheus: every stage has in, out, dropped and why.
 //!
-//! `records_received = records_stored + records_dropped{…} + records held in the queue`, which
-//! `plain_gateway` checks.
+//! `records_received = records_stored + records_dropped{…} + records held in the queue`.
 
 use std::sync::atomic::AtomicU64;
 
