@@ -36,6 +36,7 @@ fn a_gap_is_told_ahead_of_the_repair_and_the_repair_brings_the_truth() -> Result
     let stays = RawContainer::docker()?;
     let mut stays_init = stays.spawn(Shape::Joined, &["stay", "4"])?;
     let stays_id = stays.id().to_owned();
+    stays.wait_for_init()?;
     tracer.signal(Signal::CONT)?;
 
     tracer.expect("node.resynced", |record| record.is("node.resynced"))?;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cgroup::{self, Kind};
 use crate::command::{self, Running};
 use crate::janitor::{Janitor, Prepared};
+use crate::wait::{DEADLINE, wait_until};
 
 const RAW_INIT: &str = include_str!("raw_init.c");
 
@@ -92,6 +93,23 @@ impl RawContainer {
                 .args(action)
                 .stdin(Stdio::piped()),
         )
+    }
+
+    /// Waits until init is in, and whoever brought it in has left.
+    pub fn wait_for_init(&self) -> Result<()> {
+        let last = self.dirs.last().context("a container without a cgroup")?;
+        let procs = last.join("cgroup.procs");
+        wait_until(DEADLINE, "init in its cgroup", || {
+            let pids = fs::read_to_string(&procs).context("read cgroup.procs")?;
+            let firsts = pids.lines().map(|pid| {
+                // Gone by now: the one that brought init in.
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let mut lines = status.lines();
+                lines.any(|line| line.starts_with("NSpid:") && line.ends_with("\t1"))
+            });
+            let firsts: Vec<bool> = firsts.collect();
+            Ok((firsts == [true]).then_some(()))
+        })
     }
 
     /// Removes the cgroups; they must be empty or about to be.

@@ -31,6 +31,7 @@ struct Unwatched;
 
 impl Watch for Unwatched {
     fn track(&mut self, _cgroup: CgroupKey) {}
+    fn forget(&mut self, _cgroup: CgroupKey) {}
     fn follow(&mut self, _pid: u32, _cgroup: CgroupKey, _landed: bool) {}
 }
 

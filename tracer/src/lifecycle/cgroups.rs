@@ -322,13 +322,23 @@ impl Machine {
                 self.removed(at, root, Origin::Reconcile, out);
                 self.create(at, key, claim, origin, out);
             }
-            Some(root) => {
-                out.push(Output::Act(Action::Forget(key)));
-                if Some(key.hierarchy) == self.host.freezer {
-                    let path = claim.path;
-                    out.push(Output::Act(Action::WatchFreezer { root, path }));
-                }
-            }
+            Some(root) => self.twin_of(root, key, claim.path, out),
+        }
+    }
+
+    /// A cgroup is the twin of a container that is known: it tells nothing more, but how the
+    /// container's freezer is reached.
+    pub(super) fn twin_of(
+        &self,
+        root: CgroupKey,
+        key: CgroupKey,
+        path: Arc<[u8]>,
+        out: &mut Vec<Output>,
+    ) {
+        out.push(Output::Act(Action::Forget(key)));
+        let root_path = self.instances.get(&root).map(|root| &root.identity.path);
+        if Some(key.hierarchy) == self.host.freezer && root_path != Some(&path) {
+            out.push(Output::Act(Action::WatchFreezer { root, path }));
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::{
-    Machine, Output,
+    Action, Machine, Output,
     instance::{End, Instance, Member},
     places::{Claim, Place},
 };
@@ -62,6 +62,16 @@ pub struct FoundProcess {
     pub comm: Box<[u8]>,
 }
 
+/// Containers whose cgroup in the preferred hierarchy is not taken from the scan. Their twins in other
+/// hierarchies are not taken either: they would be told as containers that live there alone.
+#[derive(Default)]
+struct LeftOut<'a> {
+    paths: BTreeSet<&'a [u8]>,
+    /// Pid and start of each first process of a pid namespace, for twins with another path.
+    inits: BTreeSet<(u32, u64)>,
+    preferred: u32,
+}
+
 /// What a scan tells of one container.
 struct Sight<'a> {
     root: &'a Found,
@@ -78,8 +88,9 @@ impl Machine {
         out: &mut Vec<Output>,
     ) {
         let mut seen = BTreeSet::new();
+        let left_out = LeftOut::of(snapshot, self.host.preferred());
         for (index, found) in snapshot.found.iter().enumerate() {
-            if snapshot.born.contains(&found.cgroup) {
+            if snapshot.born.contains(&found.cgroup) || left_out.has_twin(found) {
                 continue;
             }
             if snapshot.touched.contains(&found.cgroup)
@@ -124,8 +135,11 @@ impl Machine {
         match self.claim_of(found, &sight) {
             Sighting::Container(claim) => {
                 let other = self.roots.get(&claim.path).copied();
-                let twin = other.is_some_and(|root| root.hierarchy != found.cgroup.hierarchy);
-                if twin || self.is_known_elsewhere(&sight) {
+                let twin_of = other
+                    .filter(|root| root.hierarchy != found.cgroup.hierarchy)
+                    .or_else(|| self.known_elsewhere(&sight));
+                if let Some(root) = twin_of {
+                    self.twin_of(root, found.cgroup, claim.path, out);
                     return;
                 }
                 seen.insert(found.cgroup);
@@ -152,25 +166,27 @@ impl Machine {
                     self.places.put(found.cgroup, place);
                 }
             }
-            Sighting::None => {}
+            Sighting::None => out.push(Output::Act(Action::Forget(found.cgroup))),
         }
     }
 
-    /// Whether the same container was found in the preferred hierarchy under another path, as one
-    /// that its runtime was given no path for may be.
-    fn is_known_elsewhere(&self, sight: &Sight<'_>) -> bool {
-        let Some(init) = sight.init() else {
-            return false;
-        };
+    /// The same container, found in the preferred hierarchy under another path, as one that its
+    /// runtime was given no path for may be.
+    fn known_elsewhere(&self, sight: &Sight<'_>) -> Option<CgroupKey> {
+        let init = sight.init()?;
         let key = sight.root.cgroup;
-        key.hierarchy != self.host.preferred()
-            && self.instances.values().any(|instance| {
-                instance.identity.cgroup.hierarchy != key.hierarchy
-                    && [instance.init, instance.candidate]
-                        .into_iter()
-                        .flatten()
-                        .any(|member| member.is_found(init.pid, init.start_ns))
-            })
+        if key.hierarchy == self.host.preferred() {
+            return None;
+        }
+        let mut instances = self.instances.iter();
+        let (root, _) = instances.find(|(root, instance)| {
+            root.hierarchy != key.hierarchy
+                && [instance.init, instance.candidate]
+                    .into_iter()
+                    .flatten()
+                    .any(|member| member.is_found(init.pid, init.start_ns))
+        })?;
+        Some(*root)
     }
 
     fn claim_of(&self, found: &Found, sight: &Sight<'_>) -> Sighting {
@@ -290,6 +306,35 @@ impl Machine {
     }
 }
 
+impl<'a> LeftOut<'a> {
+    fn of(snapshot: &'a Snapshot, preferred: u32) -> Self {
+        let mut left_out = Self {
+            preferred,
+            ..Self::default()
+        };
+        for found in &snapshot.found {
+            if found.cgroup.hierarchy == preferred && snapshot.born.contains(&found.cgroup) {
+                left_out.paths.insert(&found.path);
+                left_out.inits.extend(found.inits().map(FoundProcess::key));
+            }
+        }
+        left_out
+    }
+
+    fn has_twin(&self, found: &Found) -> bool {
+        found.cgroup.hierarchy != self.preferred
+            && (self.paths.contains(&*found.path)
+                || found.inits().any(|init| self.inits.contains(&init.key())))
+    }
+}
+
+impl Found {
+    /// The first processes of pid namespaces of the container's own.
+    fn inits(&self) -> impl Iterator<Item = &FoundProcess> {
+        self.processes.iter().filter(|process| process.is_first())
+    }
+}
+
 /// What a cgroup that a scan found is.
 enum Sighting {
     Container(Claim),
@@ -321,12 +366,9 @@ impl<'a> Sight<'a> {
     /// The first process of the container's pid namespace; without one of its own (`--pid=host`,
     /// `--pid=container:`) the oldest process that came from outside.
     fn init(&self) -> Option<&'a FoundProcess> {
-        let own = self
-            .processes
-            .iter()
-            .copied()
-            .filter(|process| process.vpid == 1 && process.pid_ns_level > 0);
-        own.min_by_key(|process| (process.pid_ns_level, process.start_ns))
+        let own = self.processes.iter().copied();
+        own.filter(|process| process.is_first())
+            .min_by_key(|process| (process.pid_ns_level, process.start_ns))
     }
 
     fn oldest_entered(&self) -> Option<&'a FoundProcess> {
@@ -348,6 +390,16 @@ impl FoundProcess {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         super::processes::is_runtime_init(&self.comm)
+    }
+
+    /// Whether it is the first of a pid namespace that is not the tracer's.
+    const fn is_first(&self) -> bool {
+        self.vpid == 1 && self.pid_ns_level > 0
+    }
+
+    /// What no other process has.
+    const fn key(&self) -> (u32, u64) {
+        (self.pid, self.start_ns)
     }
 }
 

@@ -760,6 +760,39 @@ fn a_scan_that_was_overtaken_by_the_ring_invents_nothing() {
     script.check(&["created", "started"]);
 }
 
+/// While a scan goes on beside the stream a process enters the container that it finds: the ring tells
+/// of the unified cgroup alone, and the next scan takes it.
+#[test]
+fn a_container_that_is_left_out_of_a_scan_is_left_out_in_every_hierarchy() {
+    for twin_path in [docker(), "/session/t1".to_owned()] {
+        let init: &[(u32, u32, &[u8])] = &[(100, 1, b"sh")];
+        let mut twin = found(18, &twin_path, init);
+        twin.cgroup = CgroupKey::new(PIDS, 18);
+        let mut scan = snapshot(vec![found(10, &docker(), init), twin]);
+        scan.born.insert(CgroupKey::new(UNIFIED, 10));
+        scan.touched.insert(CgroupKey::new(UNIFIED, 10));
+        let mut script = Script::new();
+        script.scan(&scan, Origin::Reconcile);
+        script.check(&[]);
+        scan.born.clear();
+        scan.touched.clear();
+        script.scan(&scan, Origin::Reconcile);
+        script.check(&["discovered"]);
+        assert_eq!(
+            script.events()[0]
+                .container
+                .as_ref()
+                .expect("one")
+                .identity
+                .cgroup
+                .hierarchy,
+            UNIFIED
+        );
+        script.ends(10, 100, 1, 0x400, LANDED);
+        script.check(&["discovered", "exited"]);
+    }
+}
+
 #[test]
 fn a_repair_tells_what_changed_and_nothing_else() {
     let mut script = Script::new();

@@ -230,6 +230,9 @@ impl Core {
             .get_mut()
             .read(|root, frozen| changes.push((root, frozen)));
         for (root, frozen) in changes {
+            if let Some(meanwhile) = &mut self.meanwhile {
+                meanwhile.touched.insert(root);
+            }
             self.entry(&Entry::Freezer { root, frozen })?;
         }
         self.flush()
@@ -451,6 +454,12 @@ impl reconcile::Watch for Tables {
     fn track(&mut self, cgroup: CgroupKey) {
         if let Err(error) = Self::track(self, cgroup) {
             tracing::error!(%error, id = cgroup.id, "cgroup cannot be watched");
+        }
+    }
+
+    fn forget(&mut self, cgroup: CgroupKey) {
+        if let Err(error) = Self::forget(self, cgroup) {
+            tracing::error!(%error, id = cgroup.id, "cgroup cannot be let go");
         }
     }
 

@@ -32,6 +32,8 @@ use crate::{
 pub trait Watch {
     /// Watch the tasks of this cgroup.
     fn track(&mut self, cgroup: CgroupKey);
+    /// It was gone before its tasks were watched.
+    fn forget(&mut self, cgroup: CgroupKey);
     /// Follow this process to its end; `landed` if it has executed what it is there for.
     fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool);
 }
@@ -120,8 +122,10 @@ impl Walk<'_> {
         let cgroup = CgroupKey::new(hierarchy.id, metadata.ino());
         let age = metadata.modified()?.elapsed().unwrap_or_default();
         self.watch.track(cgroup);
+        // Nothing will tell of its end, if that was before.
+        let pids = pids(directory).inspect_err(|_| self.watch.forget(cgroup))?;
         let mut processes = Vec::new();
-        for pid in pids(directory)? {
+        for pid in pids {
             match proc::process(pid) {
                 Ok(process) => {
                     let landed = !process.is_waiting();
