@@ -11,6 +11,7 @@ pub mod archive;
 mod image;
 pub mod series;
 pub mod store;
+pub mod tree;
 
 use std::process::{Command, ExitCode};
 

@@ -140,9 +140,7 @@ fn after_build(args: &Args, targets: &Targets, steps: &mut Vec<Step>) {
         let why = if args.no_live {
             Some("--no-live".to_owned())
         } else {
-            vm::install(args.policy)
-                .err()
-                .map(|error| format!("QEMU cannot be had: {error:#}").replace('\n', " "))
+            vm::obstacle()
         };
         steps.push(match why {
             Some(why) => Step::skipped("vm", &plan.names(), &why),

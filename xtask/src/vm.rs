@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  plan (kernel × layout) ──▶ kernels::store ──▶ image ┐
-//!                        └──▶ guest ──▶ cpio ──▶ files ┴─▶ machine ──▶ output ──▶ table
+//!                        └──▶ guest ──▶ cpio ──▶ files ┼─▶ machine ──▶ output ──▶ table
+//!                              kernels::tree ──▶ qemu ─┘
 //! ```
 //!
 //! The guest has no disk and no network; it holds this build of tracer, the test programs, runc and
@@ -12,6 +13,7 @@ mod cpio;
 mod guest;
 mod machine;
 mod output;
+mod qemu;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -28,6 +30,7 @@ use clap::ValueEnum;
 use self::{
     machine::{End, Machine},
     output::{Output, Verdict},
+    qemu::Qemu,
 };
 use crate::{
     kernels::{
@@ -35,7 +38,7 @@ use crate::{
         series::{self, Series},
         store::{self, Kernel},
     },
-    packages::{self, Family, Package, Policy},
+    packages::Policy,
     say,
     test::{
         count::{Log, Skip},
@@ -147,13 +150,9 @@ impl Plan {
 }
 
 /// Why no virtual machine can run on this machine, told without changing anything.
-fn obstacle(policy: Policy) -> Option<String> {
+pub fn obstacle() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("the virtual machines are x86_64 only".to_owned());
-    }
-    let is_there = crate::command::find(machine::PROGRAM).is_some();
-    if !is_there && (policy.no_install || Family::find() != Family::Apt) {
-        return Some(format!("{} is not installed", machine::PROGRAM));
     }
     archive::obstacle()
 }
@@ -167,19 +166,11 @@ struct Ran {
     log: PathBuf,
 }
 
-/// Installs what boots the machines. Packages of another suite that are there already may keep the
-/// distribution's QEMU out; nothing is removed for it.
-pub fn install(policy: Policy) -> Result<()> {
-    if let Some(why) = obstacle(policy) {
-        bail!(why);
-    }
-    let qemu = Package::new("qemu-system-x86", "boots the kernels");
-    packages::ensure_programs(&[(machine::PROGRAM, qemu)], policy)
-}
-
 /// Boots every machine of the plan, some at a time, and adds up what they say.
 pub fn run(plan: &Plan, policy: Policy, log: &mut Log) -> Result<()> {
-    install(policy)?;
+    if let Some(why) = obstacle() {
+        bail!(why);
+    }
     runtimes::ensure_of(&guest::PROGRAMS, policy)?;
     let machines = prepare(plan, policy, log)?;
     let ran = boot_all(plan, machines)?;
@@ -194,6 +185,7 @@ pub fn run(plan: &Plan, policy: Policy, log: &mut Log) -> Result<()> {
 
 /// A machine that can be booted.
 struct Ready {
+    qemu: Qemu,
     kernel: Kernel,
     layout: Layout,
     initramfs: PathBuf,
@@ -203,6 +195,7 @@ fn prepare(plan: &Plan, policy: Policy, log: &mut Log) -> Result<Vec<Ready>> {
     let wanted: BTreeSet<Series> = plan.machines.iter().map(|(series, _)| *series).collect();
     let wanted: Vec<Series> = wanted.into_iter().collect();
     let kernels = store::ensure(&wanted, false, policy)?;
+    let qemu = Qemu::ensure()?;
     let dir = workspace::target().join("vm");
     std::fs::create_dir_all(&dir).context("cannot create a directory for the machines")?;
     let tests = guest::build_tests(plan.targets())?;
@@ -224,6 +217,7 @@ fn prepare(plan: &Plan, policy: Policy, log: &mut Log) -> Result<Vec<Ready>> {
     for (series, layout) in &plan.machines {
         match kernels.iter().find(|(found, _)| found == series) {
             Some((_, Ok(kernel))) => ready.push(Ready {
+                qemu: qemu.clone(),
                 kernel: kernel.clone(),
                 layout: *layout,
                 initramfs: match layout {
@@ -276,6 +270,7 @@ fn boot_all(plan: &Plan, machines: Vec<Ready>) -> Result<Vec<Ran>> {
 
 fn boot(plan: &Plan, ready: &Ready) -> Result<Ran> {
     let Ready {
+        qemu,
         kernel,
         layout,
         initramfs,
@@ -291,6 +286,7 @@ fn boot(plan: &Plan, ready: &Ready) -> Result<Ran> {
         options.push("systemd.unit=tracer-vm.service systemd.show_status=false".to_owned());
     }
     let machine = Machine {
+        qemu: qemu.clone(),
         kernel: kernel.image(),
         initramfs: initramfs.clone(),
         options,

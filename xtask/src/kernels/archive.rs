@@ -118,8 +118,9 @@ impl Archive {
         Ok(file)
     }
 
-    /// Fetches packages with all that they need, as files; apt checks them.
+    /// Fetches packages with all that they need, as files; apt checks them by the lists.
     pub fn download_all(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        self.forget_files()?;
         command::run(
             self.apt("apt-get")
                 .args(["-q", "install", "-y", "--no-install-recommends"])
@@ -135,6 +136,11 @@ impl Archive {
             .collect();
         files.sort();
         Ok(files)
+    }
+
+    /// Removes what [`Archive::download_all`] fetched.
+    pub fn forget_files(&self) -> Result<()> {
+        command::run(self.apt("apt-get").arg("clean")).context("cannot remove fetched packages")
     }
 
     /// With our own sources.
@@ -180,7 +186,9 @@ impl Archive {
 /// Why Debian's packages cannot be fetched on this machine, told without the network.
 pub fn obstacle() -> Option<String> {
     if command::find("apt-get").is_none() || command::find("dpkg-deb").is_none() {
-        return Some("Debian's kernels are fetched with apt, which is not here".to_owned());
+        return Some(
+            "Debian's kernels and QEMU are fetched with apt, which is not here".to_owned(),
+        );
     }
     if !Path::new(KEYRING).exists() {
         return Some(format!(

@@ -57,8 +57,8 @@ struct Origin {
     btf_sha256: String,
 }
 
-/// Everything below `target` that this needs.
-fn home() -> PathBuf {
+/// Everything of Debian's that is fetched.
+pub fn home() -> PathBuf {
     workspace::target().join("kernels")
 }
 

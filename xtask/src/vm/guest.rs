@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs::File,
     io::BufWriter,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,12 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::cpio::Tree;
-use crate::{
-    build::Profile,
-    command,
-    kernels::archive::{self, Archive, Suite},
-    test, workspace,
-};
+use crate::{build::Profile, command, kernels::tree, test, workspace};
 
 const INIT: &str = include_str!("../../../tests/vm/init.sh");
 const RUN: &str = include_str!("../../../tests/vm/run.sh");
@@ -128,27 +123,9 @@ pub fn write(tree: &Tree, file: &Path) -> Result<()> {
     tree.write(BufWriter::new(out)).with_context(context)
 }
 
-/// Debian's systemd with a system bus and all that they need, unpacked once and never run here.
+/// Debian's systemd with a system bus and all that they need, never run here.
 pub fn systemd_root() -> Result<PathBuf> {
-    /// Whose libraries older and newer programs of this machine can live with.
-    const SUITES: [Suite; 2] = [
-        Suite::main("bookworm"),
-        Suite::security("bookworm-security"),
-    ];
-    let home = workspace::target().join("kernels");
-    let root = home.join("systemd");
-    if root.exists() {
-        return Ok(root);
-    }
-    let archive = Archive::fetch(&home.join("apt-systemd"), &SUITES)?;
-    let beside = home.join("systemd.new");
-    drop(fs::remove_dir_all(&beside));
-    fs::create_dir_all(&beside).context("cannot create a directory for systemd")?;
-    for package in archive.download_all(&["systemd", "dbus"])? {
-        archive::unpack(&package, &beside)?;
-    }
-    fs::rename(&beside, &root).context("cannot put systemd in its place")?;
-    Ok(root)
+    tree::ensure("systemd", &["systemd", "dbus"])
 }
 
 /// What nobody reads in a guest.

@@ -12,13 +12,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{command, workspace};
-
-pub const PROGRAM: &str = "qemu-system-x86_64";
+use super::qemu::{PROGRAM, Qemu};
+use crate::workspace;
 
 /// What to boot.
 #[derive(Debug)]
 pub struct Machine {
+    pub qemu: Qemu,
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
     /// Words for the guest, in the kernel's command line.
@@ -55,8 +55,8 @@ impl Machine {
         self.log.with_extension("console")
     }
 
-    fn command(&self) -> Command {
-        let mut qemu = Command::new(command::find(PROGRAM).unwrap_or_else(|| PROGRAM.into()));
+    fn command(&self) -> Result<Command> {
+        let mut qemu = self.qemu.command()?;
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-smp", "2", "-m", "1G"]);
         // Emulation everywhere: what a machine's /dev/kvm is good for shows only when a guest hangs.
@@ -70,7 +70,7 @@ impl Machine {
             .arg(&self.initramfs)
             .arg("-append")
             .arg(self.command_line());
-        qemu
+        Ok(qemu)
     }
 
     /// Any oops is a panic, any panic is a reboot, and QEMU ends instead of rebooting.
@@ -92,7 +92,7 @@ impl Machine {
         let errors = self.log.with_extension("qemu");
         let stderr =
             File::create(&errors).with_context(|| format!("cannot write {}", shown(&errors)))?;
-        let mut command = self.command();
+        let mut command = self.command()?;
         let mut machine = Running(
             command
                 .stdin(Stdio::null())
