@@ -165,15 +165,59 @@ fn identify_answers_each_path_with_one_object() -> Result<()> {
     ensure!(answers[1]["k8s"]["pod"]["uid"] == uid, "{by_argument}");
     ensure!(answers[2]["why"].is_string(), "{by_argument}");
 
+    let by_stdin = identify_lines((paths.join("\n") + "\n").as_bytes())?;
+    ensure!(by_stdin == by_argument, "{by_stdin}");
+    Ok(())
+}
+
+fn identify_lines(lines: &[u8]) -> Result<String> {
     let mut child = tracer(&["identify", "--format", "json", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut stdin = child.stdin.take().context("stdin")?;
-    stdin.write_all((paths.join("\n") + "\n").as_bytes())?;
+    stdin.write_all(lines)?;
     drop(stdin);
-    let by_stdin = String::from_utf8(child.wait_with_output()?.stdout)?;
-    ensure!(by_stdin == by_argument, "{by_stdin}");
+    Ok(String::from_utf8(child.wait_with_output()?.stdout)?)
+}
+
+#[test]
+fn identify_answers_any_line_in_its_place() -> Result<()> {
+    let id = "45312fe41c2a9b8d45312fe41c2a9b8d45312fe41c2a9b8d45312fe41c2a9b8d";
+    let parent = "b6a1f0e9d8c7b6a5f4e3d2c1b0a99887766554433221100ffeeddccbbaa99887";
+    let uid = "0b2f7f6c-6f1e-4a0b-9d1e-0c9a3b1d2e3f";
+    let whole = format!("/docker/{parent}/kubelet/kubepods/besteffort/pod{uid}/{id}");
+    let mut lines = format!("{whole}\n\n0::/default/web\n").into_bytes();
+    // No UTF-8, a quote and a bell; the last line has no end.
+    lines.extend_from_slice(b"/\xff\"\x07/x\n/t1");
+    let told = identify_lines(&lines)?;
+    let answers: Vec<Value> = told
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let expected = serde_json::json!({
+        "path": whole,
+        "match": "container",
+        "container": {
+            "id": id,
+            "runtime": {"name": "containerd"},
+            "parents": [{"id": parent, "runtime": {"name": "docker"}}],
+        },
+        "k8s": {"pod": {"uid": uid}},
+    });
+    ensure!(answers.first() == Some(&expected), "{told}");
+    let shown: Vec<_> = answers
+        .iter()
+        .skip(1)
+        .map(|answer| (answer["path"].as_str(), answer["match"].as_str()))
+        .collect();
+    let expected = [
+        (Some(""), Some("none")),
+        (Some("0::/default/web"), Some("container")),
+        (Some("/\u{fffd}\"\u{7}/x"), Some("unknown")),
+        (Some("/t1"), Some("unknown")),
+    ];
+    ensure!(shown == expected, "{told}");
     Ok(())
 }
 

@@ -213,8 +213,8 @@ pub struct FilterArgs {
 
 #[derive(Debug, Args)]
 pub struct IdentifyArgs {
-    /// Cgroup paths below the root of their hierarchy, as in /proc/PID/cgroup; `-` reads them from
-    /// standard input, one per line.
+    /// Cgroup paths below the root of their hierarchy, lines of /proc/PID/cgroup or directories
+    /// below /sys/fs/cgroup; `-` reads them from standard input, one per line.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<std::ffi::OsString>,
     #[arg(long, value_enum, default_value_t = PlainFormat::Auto)]

@@ -75,11 +75,16 @@ pub fn run(args: &IdentifyArgs) -> Result<(), Failure> {
     }
 }
 
-fn answer(path: &[u8], json: bool, out: &mut impl io::Write) -> io::Result<()> {
-    let identity = identify(path);
-    let path = String::from_utf8_lossy(path).into_owned();
+fn answer(given: &[u8], json: bool, out: &mut impl io::Write) -> io::Result<()> {
+    let path_in_hierarchy = below_hierarchy(given);
+    let identity = identify(path_in_hierarchy);
+    let path = String::from_utf8_lossy(given).into_owned();
     let answer = match &identity {
-        Identity::Container(container) => of_container(path, container),
+        Identity::Container(container) => {
+            let before = given.len() - path_in_hierarchy.len();
+            let own = given.get(..before + container.root_len);
+            of_container(path, own.filter(|own| *own != given), container)
+        }
         Identity::Excluded { why } => bare(path, "excluded", Some(why)),
         Identity::Unknown => bare(
             path,
@@ -116,9 +121,8 @@ fn bare<'a>(path: String, verdict: &'static str, why: Option<&'a str>) -> Answer
     }
 }
 
-fn of_container(path: String, container: &Container) -> Answer<'_> {
-    let own = path.get(..container.root_len);
-    let cgroup = own.filter(|own| *own != path).map(str::to_owned);
+fn of_container<'a>(path: String, own: Option<&[u8]>, container: &'a Container) -> Answer<'a> {
+    let cgroup = own.map(|own| String::from_utf8_lossy(own).into_owned());
     let parents = container.parents.iter().map(|parent| Enclosing {
         id: &parent.id,
         runtime: RuntimeName {
@@ -144,5 +148,104 @@ fn of_container(path: String, container: &Container) -> Answer<'_> {
         }),
         why: None,
         path,
+    }
+}
+
+/// The path below the root of its hierarchy, where it was copied from somewhere: a whole line of
+/// `/proc/PID/cgroup` (`0::/PATH`, `4:cpu,cpuacct:/PATH`), or the directory below `/sys/fs/cgroup`.
+fn below_hierarchy(given: &[u8]) -> &[u8] {
+    line_of_proc(given)
+        .or_else(|| below_mount(given))
+        .unwrap_or(given)
+}
+
+fn line_of_proc(given: &[u8]) -> Option<&[u8]> {
+    let digits = given.iter().take_while(|b| b.is_ascii_digit()).count();
+    let rest = given.get(digits..).filter(|_| digits > 0)?;
+    let rest = rest.strip_prefix(b":")?;
+    let end = rest.iter().position(|b| *b == b':')?;
+    let path = rest.get(end + 1..)?;
+    path.starts_with(b"/").then_some(path)
+}
+
+fn below_mount(given: &[u8]) -> Option<&[u8]> {
+    let path = given.strip_prefix(b"/sys/fs/cgroup")?;
+    if !matches!(path, [] | [b'/', ..]) {
+        return None;
+    }
+    let below = path.strip_prefix(b"/").unwrap_or_default();
+    let end = below.iter().position(|b| *b == b'/');
+    let (first, rest) = below.split_at(end.unwrap_or(below.len()));
+    Some(if is_hierarchy(first) { rest } else { path })
+}
+
+/// Whether a directory of `/sys/fs/cgroup` is called as systemd calls the mount of a hierarchy.
+fn is_hierarchy(name: &[u8]) -> bool {
+    const CONTROLLERS: [&[u8]; 14] = [
+        b"blkio",
+        b"cpu",
+        b"cpuacct",
+        b"cpuset",
+        b"devices",
+        b"freezer",
+        b"hugetlb",
+        b"memory",
+        b"misc",
+        b"net_cls",
+        b"net_prio",
+        b"perf_event",
+        b"pids",
+        b"rdma",
+    ];
+    matches!(name, b"unified" | b"systemd")
+        || name
+            .split(|b| *b == b',')
+            .all(|part| CONTROLLERS.contains(&part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_in_what_people_copy() {
+        for (given, path) in [
+            ("/docker/x", "/docker/x"),
+            ("docker/x", "docker/x"),
+            ("", ""),
+            ("0::/default/web", "/default/web"),
+            ("0::/", "/"),
+            ("4:cpu,cpuacct:/default/web", "/default/web"),
+            ("1:name=systemd:/a:b:c", "/a:b:c"),
+            ("0::/default/web (deleted)", "/default/web (deleted)"),
+            ("/sys/fs/cgroup", ""),
+            ("/sys/fs/cgroup/", "/"),
+            ("/sys/fs/cgroup/default/web", "/default/web"),
+            ("/sys/fs/cgroup/unified/default/web", "/default/web"),
+            ("/sys/fs/cgroup/cpu,cpuacct/default/web", "/default/web"),
+            ("/sys/fs/cgroup/memory", ""),
+            ("/sys/fs/cgroup/memory,web", "/memory,web"),
+            // Not these: a cgroup may be called so.
+            ("/0::/default/web", "/0::/default/web"),
+            (":youki:web", ":youki:web"),
+            ("3:b", "3:b"),
+            ("/sys/fs/cgroups/x", "/sys/fs/cgroups/x"),
+        ] {
+            let found = below_hierarchy(given.as_bytes());
+            assert_eq!(String::from_utf8_lossy(found), path, "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_utf_8_moves_no_boundary() {
+        let id = "0123456789abcdef".repeat(4);
+        let path = [b"/\xff\xfe/".as_slice(), id.as_bytes(), b"/a/\xff"].concat();
+        let mut out = Vec::new();
+        answer(&path, true, &mut out).expect("written");
+        let told: serde_json::Value = serde_json::from_slice(&out).expect("an object");
+        let own = format!("/\u{fffd}\u{fffd}/{id}");
+        assert_eq!(told["path"], format!("{own}/a/\u{fffd}"));
+        assert_eq!(told["container"]["cgroup"], own);
+        assert_eq!(told["container"]["id"], id);
     }
 }

@@ -8,7 +8,10 @@ use super::text::hex_id;
 pub(super) fn read<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
     // Kata renames the cgroup of a sandbox.
     let name = place.name.strip_prefix(b"kata_").unwrap_or(place.name);
-    if name.starts_with(b"crio-conmon-") {
+    let literal = place
+        .colons()
+        .is_some_and(|(_, middle, _)| middle == b"crio-conmon");
+    if literal || name.starts_with(b"crio-conmon-") {
         let why = "CRI-O's conmon, the monitor of a container";
         return Some(Mark::Aside { why });
     }

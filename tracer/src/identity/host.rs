@@ -29,6 +29,10 @@ const SCOPE_PREFIXES: [&[u8]; 14] = [
     b"systemd-",
 ];
 
+/// Slices of a user's systemd whose scopes are programs that a desktop started (systemd
+/// `docs/DESKTOP_ENVIRONMENTS.md`).
+const DESKTOP_SLICES: [&[u8]; 3] = [b"app.slice", b"session.slice", b"background.slice"];
+
 /// Services whose child cgroups are their own: they are delegated to and start no bare runtime
 /// below themselves.
 const DAEMONS: [&[u8]; 19] = [
@@ -61,8 +65,8 @@ const PARENTS: [&[u8]; 14] = [
     b"docker",
     b"ecs",
     b"elogind",
+    b"firecracker",
     b"garden",
-    b"kubelet",
     b"libpod_parent",
     b"libvirt",
     b"lxc",
@@ -78,7 +82,9 @@ pub(super) fn classify(path: &[u8]) -> Identity {
     for (depth, segment) in segments(path).enumerate() {
         let name = segment.name;
         verdict = match unit_kind(name) {
-            Some(kind) => unit(name, kind),
+            Some(kind) => unit(above, name, kind),
+            // Where systemd runs a unit's further commands (systemd `src/core/service.c`).
+            None if name == b".control" => not("systemd's, inside a unit"),
             None if closed => not("inside a cgroup of the host's"),
             None if is_parent(above, name, depth) => not("holds containers, is none"),
             None => Identity::Unknown,
@@ -93,7 +99,7 @@ fn not(why: &'static str) -> Identity {
     Identity::NotContainer { why }
 }
 
-fn unit(name: &[u8], kind: UnitKind) -> Identity {
+fn unit(above: &[u8], name: &[u8], kind: UnitKind) -> Identity {
     match kind {
         UnitKind::Slice => not("a systemd slice"),
         UnitKind::Service => not("a systemd service"),
@@ -101,7 +107,8 @@ fn unit(name: &[u8], kind: UnitKind) -> Identity {
         UnitKind::Socket => not("a systemd socket"),
         UnitKind::Swap => not("a systemd swap"),
         UnitKind::Scope => {
-            let known = SCOPE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            let known = SCOPE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || DESKTOP_SLICES.contains(&above);
             // Every runtime joins a prefix and a name.
             if known || !name.contains(&b'-') {
                 not("a systemd scope")
@@ -121,11 +128,14 @@ fn is_parent(above: &[u8], name: &[u8], depth: usize) -> bool {
             // `sh/rc-cgroup.sh`).
             | (b"openrc", _)
             | (b"nomad", b"share" | b"shared" | b"reserve" | b"reserved")
+            // A cluster of ECS.
+            | (b"ecs", _)
     );
     PARENTS.contains(&name)
         || subdivision
         || is_kubepods(name)
-        || (depth == 0 && (is_namespace(name) || name.starts_with(b"openrc.")))
+        || (depth == 0
+            && (name == b"kubelet" || is_namespace(name) || name.starts_with(b"openrc.")))
 }
 
 /// Whether plain names below this one are the host's.

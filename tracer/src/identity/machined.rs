@@ -6,6 +6,7 @@
 //! | `machine.slice/systemd-nspawn@NAME.service` | systemd `units/systemd-nspawn@.service.in` |
 //! | `…/payload`, `…/supervisor` below them | systemd `src/nspawn/nspawn-cgroup.c`: the container, and nspawn itself |
 //! | `machine-qemu\x2dN\x2dNAME.scope`, `NAME.libvirt-qemu`, `libvirt/qemu/NAME` | libvirt `docs/cgroups.rst`: virtual machines |
+//! | `firecracker/ID` | firecracker `src/jailer/src/env.rs`: virtual machines, below the name of the program |
 //! | `machine-lxc\x2dN\x2dNAME.scope` | libvirt `docs/cgroups.rst`: containers |
 //!
 //! NAME is escaped in the scope only.
@@ -23,10 +24,11 @@ const MACHINE: Mark<'static> = Mark::Machine {
 
 pub(super) fn read<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
     let name = place.name;
-    let libvirt = name.ends_with(b".libvirt-qemu")
+    let hypervisor = name.ends_with(b".libvirt-qemu")
         || (place.parent == b"qemu" && place.grandparent == b"libvirt")
+        || (place.parent == b"firecracker" && place.is_second_of_level())
         || (name.starts_with(b"systemd-vmspawn@") && name.ends_with(b".service"));
-    if libvirt {
+    if hypervisor {
         return Some(MACHINE);
     }
     if let Some(stem) = name.strip_suffix(b".service") {

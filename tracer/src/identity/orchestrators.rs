@@ -3,7 +3,7 @@
 //! | form | writer |
 //! | --- | --- |
 //! | `nomad.slice/[share.slice\|reserve.slice/]ALLOC.TASK.scope` | nomad `client/lib/cgroupslib/editor.go`, cgroup v2; 1.2 to 1.6 without the middle |
-//! | `/nomad/[reserve/]ALLOC.TASK` | the same, cgroup v1 |
+//! | `/nomad/[share/\|reserve/]ALLOC.TASK` | the same, cgroup v1 |
 //! | `/nomad/reserved/ALLOC-TASK` | nomad 1.2 to 1.6 `client/lib/cgutil/cpuset_manager_v1.go` |
 //! | `/nomad/UUID` | nomad before 1.7 `drivers/shared/executor/executor_linux.go` configureCgroups, cgroup v1 |
 //! | `[…/]garden/[good\|bad/]HANDLE` | Cloud Foundry guardian `rundmc/bundlerules/cgroup_path.go`, `rundmc/cgroups/constants.go`; HANDLE of Diego is 8-4-4-4-4 digits |
@@ -26,7 +26,8 @@ pub(super) fn read<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
 
 fn nomad<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
     let below_nomad = place.parent == b"nomad"
-        || (place.grandparent == b"nomad" && matches!(place.parent, b"reserve" | b"reserved"));
+        || (place.grandparent == b"nomad"
+            && matches!(place.parent, b"share" | b"reserve" | b"reserved"));
     let (alloc, rest) = place.name.split_at_checked(36)?;
     if !is_uuid(alloc) {
         return None;
@@ -63,7 +64,8 @@ fn ecs<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
         let stem = place.name.strip_suffix(b".slice")?;
         stem.strip_prefix(b"ecstasks-")
     };
-    if (place.parent == b"ecs" && is_task(place.name)) || slice_task().is_some_and(is_task) {
+    let below_ecs = place.parent == b"ecs" || place.grandparent == b"ecs";
+    if (below_ecs && is_task(place.name)) || slice_task().is_some_and(is_task) {
         return Some(Mark::Group {
             kubernetes: false,
             pod_uid: None,

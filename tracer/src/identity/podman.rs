@@ -6,12 +6,13 @@
 //! | `PARENT/libpod-ID`, by default `/libpod_parent/libpod-ID` | the same, cgroupfs |
 //! | `SERVICE/libpod-payload-ID` | the same, `--cgroups=split` (Quadlet) |
 //! | `libpod-conmon-ID.scope`, `PARENT/conmon` | libpod `oci_conmon_linux.go` moveConmonToCgroupAndSignal |
+//! | `SERVICE/runtime` | libpod `oci_conmon_common.go` createOCIContainer: conmon with `--cgroups=split` |
 //! | `machine-libpod_pod_ID.slice`, `user-libpod_pod_ID.slice`, `libpod_parent/ID` | libpod `runtime_pod_linux.go`: pods |
 //! | `podman-pause-N.scope`, `podman-N.scope` | libpod: the process that holds a rootless user namespace |
 
 use super::Runtime;
 use super::place::{Mark, Place};
-use super::text::{hex_id, is_hex};
+use super::text::{UnitKind, hex_id, is_hex, unit_kind};
 
 pub(super) fn read<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
     aside(place).or_else(|| pod(place)).or_else(|| {
@@ -26,8 +27,13 @@ pub(super) fn read<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
 }
 
 fn aside<'a>(place: &Place<'a>) -> Option<Mark<'a>> {
-    let conmon = place.name.starts_with(b"libpod-conmon-")
-        || (place.name == b"conmon" && !place.parent.is_empty());
+    let literal = place
+        .colons()
+        .is_some_and(|(_, middle, _)| middle == b"libpod-conmon");
+    let conmon = literal
+        || place.name.starts_with(b"libpod-conmon-")
+        || (place.name == b"conmon" && !place.parent.is_empty())
+        || (place.name == b"runtime" && unit_kind(place.parent) == Some(UnitKind::Service));
     if conmon {
         let why = "Podman's conmon, the monitor of a container";
         return Some(Mark::Aside { why });

@@ -55,6 +55,19 @@ fn host_services_and_units() {
 /openrc/sshd | host | OpenRC, cgroup v1
 /openrc.sshd | host | OpenRC, cgroup v2
 /custom-{A}.slice | host | a slice
+/system.slice/web.service/.control | host | systemd service.c, where ExecReload runs
+/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/.control | host | the same, of a user
+/system.slice/system-dbus\x2d:1.4\x2dorg.fedoraproject.SetroubleshootPrivileged.slice | host | D-Bus activation
+/system.slice/var-lib-docker-containers-{A}-mounts-shm.mount | host | older docker
+/qemu.slice/100.scope | host | a virtual machine of Proxmox
+/firecracker | host | jailer
+/firecracker/{U} | host | jailer env.rs, a virtual machine
+/firecracker/{U}/x | host | the same
+/system.slice/slurmstepd.scope | host | Slurm
+/system.slice/slurmstepd.scope/job_123/step_0/user/task_0 | unknown | Slurm; bare runtimes run in its steps
+/slurm/uid_1000/job_1/step_0 | unknown | Slurm, cgroup v1
+/podruntime/runtime | unknown | Talos, containerd's own
+/podruntime/kubelet | unknown | Talos, a container of containerd: no name says so
 ",
     );
 }
@@ -86,6 +99,12 @@ fn users_and_desktops() {
 /system.slice/run-p4711-i4712.scope | host | systemd-run --scope, systemd 256
 /user.slice/user-1000.slice/user@1000.service/app.slice/foo.scope | host | systemd-run --scope --unit=foo
 /user.slice/user-1000.slice/user@1000.service/app.slice/run-u1.service | host | systemd-run
+/user.slice/user-1000.slice/user@1000.service/app.slice/kitty-4711-0.scope | host | kitty
+/user.slice/user-1000.slice/user@1000.service/app.slice/my-own.scope | host | systemd-run --user --scope --slice=app --unit=my-own
+/user.slice/user-1000.slice/user@1000.service/session.slice/foo-bar.scope | host | the same, of a session
+/user.slice/user-1000.slice/user@1000.service/app.slice/podman.service | host | rootless podman's API
+/system.slice/docker-compose@web.service | host | a template of a service
+/system.slice/docker-compose-web.scope | unknown | systemd-run --unit, or runc with an OCI path system.slice:docker:compose-web
 /elogind | host | elogind
 ",
     );

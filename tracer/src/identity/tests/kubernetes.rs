@@ -20,6 +20,7 @@ fn pods_of_the_systemd_driver() {
 /../cri-containerd-{A}.scope | containerd {A} | a sibling seen from a cgroup namespace
 /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{P_}.slice/crio-conmon-{A}.scope | excluded | CRI-O, conmon_cgroup = pod
 /system.slice/crio-conmon-{A}.scope | excluded | CRI-O, conmon_cgroup = system.slice
+/system.slice:crio-conmon:{A} | excluded | literal OCI path
 /system.slice/crio-{A}.scope | cri-o {A} | CRI-O without a cgroup parent
 /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{P_}.slice | excluded | the pod
 /kubepods.slice/kubepods-pod{P_}.slice | excluded | the pod, guaranteed

@@ -134,6 +134,12 @@ fn podman() {
 /machine.slice/libpod-conmon-{A}.scope | excluded | libpod oci_conmon_linux.go
 /user.slice/user-1000.slice/user@1000.service/user.slice/libpod-conmon-{A}.scope | excluded | the same, rootless
 /machine.slice/machine-libpod_pod_{B}.slice/libpod-conmon-{A}.scope | excluded | the same, in a pod
+/machine.slice/machine.slice:libpod-conmon:{A} | excluded | literal OCI path
+/system.slice/web.service/runtime | excluded | libpod oci_conmon_common.go, Quadlet's conmon
+/user.slice/user-1000.slice/user@1000.service/app.slice/web.service/runtime | excluded | the same, rootless
+/docker/{A}^/system.slice/web.service/runtime | docker {A} | Quadlet in docker: its conmon runs in that container
+/machine.slice/libpod-{A}.scope^/runtime | podman {A} | a name inside a container
+/runtime | unknown | not below a service
 /libpod_parent/conmon | excluded | the same, cgroupfs
 /libpod_parent/{B}/conmon | excluded | the same, in a pod
 /limits/{B}/conmon | excluded | the same, in a pod with a custom parent
@@ -165,6 +171,8 @@ fn bare_oci_runtimes() {
 /system.slice/youki-569d5ce3afe1074769f67.scope | youki 569d5ce3afe1074769f67 | youki systemd/manager.rs
 /:youki:web | youki web | youki get_cgroup_path with cgroupfs
 /system.slice/runc-{A}.scope | runc {A} | an id of 64 digits
+/system.slice/runc-buildah-buildah2754860408.scope | runc buildah-buildah2754860408 | buildah with runc
+/user.slice/user-1000.slice/user@1000.service/app.slice/crun-buildah-buildah1059824916.scope | crun buildah-buildah1059824916 | the same with crun, rootless
 /docker/{A}/system.slice/runc-web.scope | runc web in docker {A} | runc under systemd in docker
 /t1 | unknown | runc run t1 (cgroup v1, root)
 /mycontainer | unknown | crun run mycontainer
@@ -277,6 +285,8 @@ fn orchestrators() {
 /batch.slice/share.slice/{U}.web.scope | nomad {U}.web | cgroup_parent = batch.slice
 /nomad/{U}.web | nomad {U}.web | the same, cgroup v1
 /nomad/reserve/{U}.web | nomad {U}.web | cgroup v1, cpuset
+/nomad/share/{U}.web | nomad {U}.web | cgroup v1
+/nomad.slice/share.slice/docker-{A}.scope | docker {A} | nomad's docker driver
 /nomad/reserved/{U}-web | nomad {U}-web | nomad 1.2, cpuset_manager_v1.go
 /nomad/{U} | nomad {U} | nomad 1.1, executor_linux.go
 /nomad.slice | host | the slice
@@ -303,6 +313,8 @@ fn orchestrators() {
 /ecs/{T}/{T}-1234567890^/sub | ecs {T}-1234567890 | child
 /ecs/cluster/{T}/{T}-1234567890 | ecs {T}-1234567890 | Fargate, task ids with the cluster's name
 /ecs/{T} | excluded | the task
+/ecs/cluster/{T} | excluded | the task, below its cluster
+/ecs/cluster | host | the cluster
 /ecstasks.slice/ecstasks-{T}.slice | excluded | the task
 /ecs | host | the parent
 /ecs/{T}/{S}-1234567890 | unknown | another task's number
