@@ -85,7 +85,7 @@ impl Timedate {
 /// A bus of its own, ended with it.
 struct Bus {
     address: String,
-    _daemon: Keep,
+    daemon: Keep,
     _dir: tempfile::TempDir,
 }
 
@@ -106,7 +106,7 @@ impl Bus {
         wait_until(PATIENCE, "the bus", || Ok(socket.exists().then_some(())))?;
         Ok(Self {
             address,
-            _daemon: daemon,
+            daemon,
             _dir: dir,
         })
     }
@@ -210,5 +210,76 @@ fn where_the_kernel_may_not_be_asked_timedate1_is() -> Result<()> {
         first.synchronized && first.source == Source::Timedate1,
         "{first:?}"
     );
+    Ok(())
+}
+
+#[test]
+fn a_bus_that_goes_away_takes_only_its_own_word_with_it() -> Result<()> {
+    if !need::on_path("dbus-daemon") {
+        return need::skip(this_test!(), "dbus-daemon is not installed");
+    }
+    let (runtime, bus) = (runtime()?, Bus::start()?);
+    let _service: Connection = runtime.block_on(
+        Builder::address(bus.address.as_str())
+            .name("org.freedesktop.timesync1")
+            .serve_at("/org/freedesktop/timesync1", Timesync(0))
+            .build(),
+    )?;
+    let own = Kernel::new(Some(kernel(true, 1_000)));
+    let mut watch = own.watch(&bus.address)?;
+    let first = changed(&runtime, &mut watch)?;
+    ensure!(
+        first.synchronized && first.source == Source::Timesync1,
+        "{first:?}"
+    );
+    bus.daemon.kill()?;
+    let next = changed(&runtime, &mut watch)?;
+    ensure!(
+        next.synchronized && next.source == Source::Adjtimex,
+        "{next:?}"
+    );
+    // The kernel is still asked.
+    own.set(kernel(false, 16_000_000));
+    watch.look();
+    ensure!(!changed(&runtime, &mut watch)?.synchronized);
+    Ok(())
+}
+
+#[test]
+fn a_service_that_comes_later_is_heard() -> Result<()> {
+    if !need::on_path("dbus-daemon") {
+        return need::skip(this_test!(), "dbus-daemon is not installed");
+    }
+    let (runtime, bus) = (runtime()?, Bus::start()?);
+    let own = Kernel::new(Some(kernel(true, 1_000)));
+    let mut watch = own.watch(&bus.address)?;
+    let first = changed(&runtime, &mut watch)?;
+    ensure!(first.source == Source::Adjtimex, "{first:?}");
+    let service: Connection = runtime.block_on(
+        Builder::address(bus.address.as_str())
+            .name("org.freedesktop.timesync1")
+            .serve_at("/org/freedesktop/timesync1", Timesync(0))
+            .build(),
+    )?;
+    let mut message = 0;
+    let mut speak = || {
+        message += 1;
+        runtime.block_on(async {
+            let server = service.object_server();
+            let there = server
+                .interface::<_, Timesync>("/org/freedesktop/timesync1")
+                .await?;
+            let mut timesync = there.get_mut().await;
+            timesync.0 = message;
+            timesync.n_t_p_message_changed(there.signal_emitter()).await
+        })
+    };
+    // More than once: on a slow machine the bus is heard only after the first state was told.
+    let next = wait_until(PATIENCE, "a change", || {
+        speak()?;
+        let changed = async { timeout(Duration::from_millis(200), watch.changed()).await };
+        Ok(runtime.block_on(changed).ok())
+    })?;
+    ensure!(next.source == Source::Timesync1, "{next:?}");
     Ok(())
 }

@@ -48,3 +48,5 @@ pub mod time;
 pub mod uplink;
 #[cfg(feature = "upstream")]
 pub mod upstream;
+#[cfg(feature = "upstream")]
+pub mod wal;

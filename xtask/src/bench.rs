@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: the numbers that tracer promises, measured.
 //!
 //! ```text
-//!  rows: latency · host · storm · pipeline · footprint · growth
+//!  rows: latency · host · storm · pipeline · footprint · growth · gateway
 //!    │       │ each measures what it can here, and gives lines
 //!    ▼       ▼
 //!  Line { what, bar, measured, peer, verdict } ──▶ table (stdout) · JSON · picture (SVG)
@@ -16,6 +16,7 @@
 //! needed.
 
 mod footprint;
+mod gateway;
 mod growth;
 mod host;
 mod latency;
@@ -76,6 +77,8 @@ enum Row {
     Footprint,
     /// Cost and memory against the number of containers and the depth of cgroups
     Growth,
+    /// What the gateway takes in, what many nodes cost it, how soon its readers know
+    Gateway,
 }
 
 /// What every row gets.
@@ -149,6 +152,7 @@ fn measure(bench: &Bench, rows: &[Row]) -> Results {
             Row::Pipeline => pipeline::measure(bench, &mut results),
             Row::Footprint => footprint::measure(bench, &mut results),
             Row::Growth => growth::measure(bench, &mut results),
+            Row::Gateway => gateway::measure(bench, &mut results),
         };
         if let Err(error) = measured {
             say::note(format_args!("{name}: {error:#}"));

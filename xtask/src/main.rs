@@ -1,4 +1,4 @@
-//! The repository's own commands: `cargo xtask build`, `run`, `test`, `fuzz`, `bench` and `kernels`.
+//! The repository's own commands: `cargo xtask build`, `run`, `demo`, `test`, `fuzz`, `bench` and `kernels`.
 //!
 //! Each verb is a file of its name. They share the rest:
 //!
@@ -12,6 +12,7 @@
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
 //!
 //!  bench ──▶ build, mounts (what tracer costs, and how soon it tells)
+//!  demo ───▶ build, mounts (all of it at work on this machine)
 //!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
 //!    └────▶ fuzz (cargo-fuzz, sanitizers)
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod command;
+mod demo;
 mod ebpf;
 mod fuzz;
 mod kernels;
@@ -59,6 +61,7 @@ struct Cli {
 enum Verb {
     Bench(bench::Args),
     Build(build::Args),
+    Demo(demo::Args),
     Fuzz(fuzz::Args),
     Kernels(kernels::Args),
     Run(run::Args),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Bench(args) => bench::main(&args),
         Verb::Build(args) => build::main(&args),
+        Verb::Demo(args) => demo::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Kernels(args) => kernels::main(&args),
         Verb::Run(args) => run::main(&args),

@@ -113,10 +113,14 @@ impl Gateway {
         let database = self.database()?;
         let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(DEADLINE)?;
-        let mut pieces = db.prepare("SELECT lines FROM log ORDER BY first")?;
+        let mut pieces = db.prepare("SELECT lines, plain FROM log ORDER BY first")?;
         let mut pieces = pieces.query([])?;
         while let Some(piece) = pieces.next()? {
-            let lines = piece.get_ref(0)?.as_blob().context("lines")?;
+            let stored = piece.get_ref(0)?.as_blob().context("lines")?;
+            let lines = match piece.get::<_, usize>(1)? {
+                0 => stored.to_vec(),
+                plain => lz4_flex::block::decompress(stored, plain)?,
+            };
             for line in lines.split(|byte| *byte == b'\n') {
                 if !line.is_empty() {
                     let record: Value = serde_json::from_slice(line)?;

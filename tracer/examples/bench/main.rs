@@ -4,9 +4,13 @@
 //!   latency is compared with.
 //! * `recording`: a recording of any length, from a seed.
 //! * `programs`: what the kernel counted of each loaded program.
+//! * `fleet`: simulated agents, the load of a gateway.
+//! * `disk`: what a store on this disk can reach at best.
 
 #![forbid(unsafe_code)]
 
+mod disk;
+mod fleet;
 mod floor;
 mod programs;
 mod recording;
@@ -22,6 +26,10 @@ enum Part {
     Floor,
     /// Print the run counts of all loaded tracing programs, as JSON
     Programs,
+    /// Measure what can be made durable here
+    Disk(disk::Disk),
+    /// Be many nodes to a gateway
+    Fleet(fleet::Fleet),
     /// Write a recording
     Recording {
         file: PathBuf,
@@ -32,6 +40,8 @@ enum Part {
 
 fn main() -> anyhow::Result<()> {
     match Part::parse() {
+        Part::Disk(disk) => disk::run(&disk),
+        Part::Fleet(fleet) => fleet::run(&fleet),
         Part::Floor => floor::run(),
         Part::Programs => programs::run(),
         Part::Recording { file, shape } => recording::run(&file, &shape),

@@ -8,6 +8,7 @@
 //!
 //! Answers are JSON; an error is `{"error": "…"}` with a status that fits.
 
+mod asked;
 mod containers;
 pub mod events;
 mod nodes;

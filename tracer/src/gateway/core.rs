@@ -1,17 +1,21 @@
 //! The writer: one thread that owns the fleet and the store.
 //!
 //! ```text
-//!  sessions ─▶ bounded queue ─▶ fleet ─▶ one transaction ─▶ COMMIT ─▶ acks · hub · answers
-//!               (bytes, too)      all that waits shares it
+//!  sessions ─▶ bounded queue ─▶ fleet ─▶ one transaction ─▶ COMMIT ─▶ hub ─▶ readers
+//!               (bytes, too)      all that waits shares it      │
+//!                                                               └─▶ sync ─▶ acks · answers
 //! ```
 //!
-//! There is no timer between records and their commit: what came while the last transaction was being
-//! made durable is the next one. So one record waits for one fsync, and a storm for few.
+//! There is no timer between records and their commit: what came during the last transaction is the
+//! next one. Readers know of a record when it is committed: a kill takes nothing of it away. A node is
+//! promised something when it is on the disk, which another thread sees to ([`sync`]); so records
+//! go on to their readers while the disk turns.
 //!
 //! A transaction that fails (a full disk) takes everything back: memory is read from the store again,
 //! sessions are ended, and nodes send from what is durable.
 
 mod batch;
+mod sync;
 mod told;
 
 use std::{
@@ -20,15 +24,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-pub use self::batch::{Batch, Permit};
+use self::sync::{Answer, Promised};
+pub use self::{
+    batch::{Batch, Permit},
+    sync::Syncer,
+};
 use super::{
-    fleet::{Beat, Denied, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange},
+    fleet::{Beat, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange},
     hub::{Hub, NodeView, StreamView},
     metrics::Metrics,
     outbox::Outbox,
-    store::{LogRow, Piece, Put, Store, StoreError},
+    store::{LogRow, Packed, Piece, Put, Store, StoreError},
 };
 use crate::{
     gateway::parse::Head,
@@ -43,7 +51,7 @@ pub enum Input {
         session: u64,
         outbox: Outbox,
         /// The node's number, and the newest record that is durable; after the commit.
-        answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
+        answer: Answer,
     },
     Records {
         node: NodeId,
@@ -126,6 +134,7 @@ pub struct Core {
     open: BTreeMap<NodeId, Open>,
     /// State changed, first seen, last seen: milliseconds since 1970.
     times: BTreeMap<NodeId, [u64; 3]>,
+    syncer: Syncer,
     waiting: BTreeMap<i64, Put>,
     followed: Instant,
     expired: Instant,
@@ -144,15 +153,10 @@ struct Turn {
     touched: BTreeSet<NodeId>,
     /// Their rows changed, or their streams'.
     dirty: BTreeSet<NodeId>,
-    welcomes: Vec<Welcome>,
+    welcomes: Vec<(NodeId, Answer)>,
     permits: Vec<Permit>,
     bytes: usize,
     flush: bool,
-}
-
-struct Welcome {
-    node: NodeId,
-    answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
 }
 
 /// Milliseconds since 1970.
@@ -172,6 +176,7 @@ impl Core {
         settings: Settings,
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
+        syncer: Syncer,
     ) -> Result<Self, StoreError> {
         let started = Instant::now();
         let restored = store.restore(settings.limits, 0)?;
@@ -183,6 +188,7 @@ impl Core {
             metrics,
             open: BTreeMap::new(),
             times: restored.seen.into_iter().collect(),
+            syncer,
             waiting: restored
                 .rows
                 .into_iter()
@@ -227,11 +233,13 @@ impl Core {
             let result = result
                 .and_then(|()| self.tick())
                 .and_then(|()| self.finish(!going_on));
-            if let Err(error) = result {
-                self.recover(&error, runtime);
+            match result {
+                Err(StoreError::Disk) => going_on = false,
+                Err(error) => self.recover(&error, runtime),
+                Ok(()) => {}
             }
             if !going_on {
-                return;
+                return self.syncer.end();
             }
         }
     }
@@ -316,7 +324,7 @@ impl Core {
         greeting: Greeting,
         session: u64,
         outbox: Outbox,
-        answer: oneshot::Sender<Result<(NodeId, u64), Denied>>,
+        answer: Answer,
     ) -> Result<(), StoreError> {
         let mut out = Out::default();
         let (node, old) = match self.fleet.hello(self.now(), greeting, session, &mut out) {
@@ -340,7 +348,7 @@ impl Core {
         );
         self.saw(node);
         self.turn.dirty.insert(node);
-        self.turn.welcomes.push(Welcome { node, answer });
+        self.turn.welcomes.push((node, answer));
         self.carry_out(node, out, &[])
     }
 
@@ -363,7 +371,8 @@ impl Core {
         if !accepted.is_empty() {
             let count = accepted.len() as u64;
             let lines = batch.lines(&accepted);
-            self.append(node, epoch, count, lines)?;
+            let packed = batch.packed(&lines);
+            self.append(node, epoch, count, lines, &packed)?;
             self.metrics.stored.inc_by(count);
         }
         self.turn.bytes += batch.bytes();
@@ -382,13 +391,14 @@ impl Core {
         epoch: u32,
         count: u64,
         lines: bytes::Bytes,
+        packed: &Packed,
     ) -> Result<(), StoreError> {
         self.begin()?;
         let row = LogRow {
             node,
             epoch,
             count,
-            lines: &lines,
+            lines: packed,
         };
         let first = self.store.append(wall_ms(), &row)?;
         let name = self.fleet.node(node).map(|node| node.name.to_string());
@@ -481,7 +491,9 @@ impl Core {
         let line = told::line(&self.hub.run, number, &self.name(node), own);
         self.turn.dirty.insert(node);
         self.turn.touched.insert(node);
-        self.append(node, 0, 1, line.into())
+        let line = bytes::Bytes::from(line);
+        let packed = Packed::of(&line);
+        self.append(node, 0, 1, line, &packed)
     }
 
     fn name(&self, node: NodeId) -> Arc<str> {
@@ -540,11 +552,11 @@ impl Core {
             self.metrics.commits.observe(clock.elapsed().as_secs_f64());
         }
         self.hub.set_ready(true);
-        self.publish();
-        Ok(())
+        self.publish()
     }
 
-    fn publish(&mut self) {
+    /// Tells readers, and hands over what is promised to nodes.
+    fn publish(&mut self) -> Result<(), StoreError> {
         let turn = std::mem::take(&mut self.turn);
         let views = turn
             .touched
@@ -556,23 +568,26 @@ impl Core {
         self.metrics
             .log_bytes
             .set(i64::try_from(self.store.tail().bytes).unwrap_or(i64::MAX));
-        for welcome in turn.welcomes {
-            let stream = self.fleet.node(welcome.node).and_then(|node| node.stream());
-            let committed = stream.map_or(0, |stream| stream.committed);
-            // Whoever asked may be gone.
-            drop(welcome.answer.send(Ok((welcome.node, committed))));
-        }
-        for (node, seq) in turn.acks {
-            if let Some(open) = self.open.get(&node) {
-                open.outbox.ack(seq);
-            }
-        }
         for node in turn.snapshots {
             self.metrics.snapshots_wanted.inc();
             if let Some(open) = self.open.get(&node) {
                 open.outbox.want_snapshot();
             }
         }
+        let acks = turn.acks.into_iter().filter_map(|(node, seq)| {
+            let open = self.open.get(&node)?;
+            Some((open.outbox.clone(), seq))
+        });
+        let welcomes = turn.welcomes.into_iter().map(|(node, answer)| {
+            let stream = self.fleet.node(node).and_then(|node| node.stream());
+            (answer, node, stream.map_or(0, |stream| stream.committed))
+        });
+        let promised = Promised {
+            acks: acks.collect(),
+            welcomes: welcomes.collect(),
+            permits: turn.permits,
+        };
+        self.syncer.promise(promised)
     }
 
     fn view(&self, id: NodeId) -> Option<NodeView> {

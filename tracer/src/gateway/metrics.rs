@@ -43,6 +43,7 @@ pub struct Metrics {
     pub connections: Gauge,
     connections_dropped: Family<Reason, Count>,
     pub commits: Histogram,
+    pub syncs: Histogram,
     pub failed_commits: Count,
     pub log_bytes: Gauge,
     pub subscribers: Gauge,
@@ -75,6 +76,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_dropped: Family::default(),
             commits: Histogram::new(exponential_buckets(0.0001, 2.0, 14)),
+            syncs: Histogram::new(exponential_buckets(0.0001, 2.0, 14)),
             failed_commits: Count::default(),
             log_bytes: Gauge::default(),
             subscribers: Gauge::default(),
@@ -133,6 +135,12 @@ impl Metrics {
             "One transaction",
             Unit::Seconds,
             self.commits.clone(),
+        );
+        r.register_with_unit(
+            "sync",
+            "Forcing what was committed to the disk",
+            Unit::Seconds,
+            self.syncs.clone(),
         );
         r.register(
             "commits_failed",

@@ -8,7 +8,7 @@
 //!
 //! # Promises
 //!
-//! * An ack means durable. A duplicate changes nothing and is acked. A container's version never goes
+//! * An ack means durable; readers see a record a moment before. A duplicate changes nothing and is acked. A container's version never goes
 //!   back. A hole in a stream is told.
 //! * A node is unreachable after three missed heartbeats, and that is told once, as is its return.
 //!   After its own start the gateway says nothing about nodes until they had time to report.
@@ -43,7 +43,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use self::{
     api::Face,
-    core::{Core, Input, Settings},
+    core::{Core, Input, Settings, Syncer},
     fleet::Limits,
     hub::Hub,
     listen::{Address, Door, Doors},
@@ -53,7 +53,10 @@ use self::{
     session::{MAX_MESSAGE, QUEUE_MESSAGES, Service},
     store::{Readers, Store},
 };
-use crate::uplink::uplink_server::{SERVICE_NAME, UplinkServer};
+use crate::{
+    uplink::uplink_server::{SERVICE_NAME, UplinkServer},
+    wal::Log,
+};
 
 /// What the gateway needs to know.
 #[derive(Debug, Clone)]
@@ -205,8 +208,16 @@ fn writer(
         keep: config.keep,
         keep_bytes: config.keep_bytes,
     };
-    let core = Core::new(store, settings, Arc::clone(hub), Arc::clone(metrics))
-        .with_context(|| format!("cannot read the store {}", config.store.display()))?;
+    let log = Log::of(&config.store.join(DATABASE)).context("cannot open the store's log")?;
+    let syncer = Syncer::start(log, Arc::clone(metrics)).context("cannot start a thread")?;
+    let core = Core::new(
+        store,
+        settings,
+        Arc::clone(hub),
+        Arc::clone(metrics),
+        syncer,
+    )
+    .with_context(|| format!("cannot read the store {}", config.store.display()))?;
     let (inputs, queue) = mpsc::channel(QUEUE_MESSAGES);
     let runtime = tokio::runtime::Handle::current();
     let writer = thread::Builder::new()

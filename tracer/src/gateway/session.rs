@@ -343,7 +343,7 @@ impl Session {
             tokio::time::sleep(wait).await;
         }
         let permit = self.service.room(size(&records.records)).await;
-        let batch = Batch::new(records.first_seq, &records.records, permit);
+        let batch = Batch::records(records.first_seq, &records.records, permit);
         let (node, session) = (self.node, self.id);
         self.send(Input::Records {
             node,

@@ -1,12 +1,12 @@
 //! What the gateway keeps: `SQLite`, one writer.
 //!
 //! ```text
-//!  log        one row per batch of a node: its lines as they came, and who sent them
+//!  log        one row per batch of a node: its lines, compressed, and who sent them
 //!  container  one row per container: its newest record, and columns to search by
 //!  node, stream, run, meta
 //! ```
 //!
-//! The log is the truth: a batch is acked when its row is durable. The table of containers follows
+//! The log is the truth: a batch is acked when its row is on the disk. The table of containers follows
 //! within a second; `meta.applied` says up to which number it has followed, and the rest is applied
 //! once more at the next start. So a storm writes each line once, in sequence, and each container's
 //! row once per second.
@@ -17,8 +17,11 @@
 //! # Invariants
 //!
 //! * A batch, its stream's `committed` and the records of the gateway itself are in one transaction.
+//! * A commit is durable when the log was forced to the disk after it ([`crate::wal`]); nothing is
+//!   promised before.
 //! * After a failed transaction nothing in memory is trusted: all is read again ([`Store::restore`]).
 
+mod pack;
 mod read;
 mod restore;
 mod schema;
@@ -29,6 +32,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags};
 
 pub use self::{
+    pack::Packed,
     read::{ContainerRow, Found, Item, Piece, Readers, Search},
     restore::Restored,
     write::{LogRow, Put, Tail},
@@ -47,6 +51,10 @@ pub enum StoreError {
     Version { found: i64, known: i64 },
     #[error("another gateway uses the store")]
     Taken,
+    #[error("the gateway's store cannot be forced to the disk")]
+    Disk,
+    #[error(transparent)]
+    Damaged(#[from] pack::Damaged),
 }
 
 /// Names what was tried.

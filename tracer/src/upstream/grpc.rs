@@ -146,6 +146,9 @@ struct Session<'a> {
     acked: Place,
     /// There may be records after `sent`.
     more: bool,
+    /// The last heartbeat was as of a record before this one, which was sent and is not stored yet:
+    /// another is to follow.
+    owed: Option<Place>,
     outbox: VecDeque<FromNode>,
     /// A snapshot is in the outbox.
     snapshot: bool,
@@ -158,7 +161,7 @@ impl<'a> Session<'a> {
         let is_current = stream.id == link.current();
         let newest = if is_current {
             // Not as of Hello: there may have been records since.
-            link.published.borrow().newest.seq().max(link.known_seq)
+            (*link.spool.pushed().borrow()).max(link.known_seq)
         } else {
             stream.last_seq
         };
@@ -186,6 +189,7 @@ impl<'a> Session<'a> {
             sent: from,
             acked: from,
             more: true,
+            owed: None,
             outbox: VecDeque::new(),
             snapshot: false,
             progress: Instant::now(),
@@ -199,11 +203,13 @@ impl<'a> Session<'a> {
         mut from: Streaming<FromGateway>,
     ) -> Result<Ended, SessionError> {
         let mut published = self.link.published.clone();
+        let mut pushed = self.link.spool.pushed();
         let mut stopped = self.link.stop.clone();
         let mut heartbeat = heartbeats();
         loop {
             // Seen before the spool is read: what is committed after that wakes the loop.
             published.mark_unchanged();
+            pushed.mark_unchanged();
             self.prepare()?;
             if self.is_delivered() && !self.is_current {
                 let all = Place::new(self.stream.id, self.stream.last_seq);
@@ -234,6 +240,12 @@ impl<'a> Session<'a> {
                     Ok(()) => self.wake(),
                     Err(_gone) => return Ok(Ended::Stopped),
                 },
+                changed = pushed.changed(), if self.is_current && !self.more && self.owed.is_none() => {
+                    match changed {
+                        Ok(()) => self.wake(),
+                        Err(_gone) => return Ok(Ended::Stopped),
+                    }
+                }
                 _ = heartbeat.tick() => self.beat(),
                 () = sleep_until(self.progress + STALLED), if waits => {
                     return Err(SessionError::Stalled("no ack"));
@@ -270,27 +282,42 @@ impl<'a> Session<'a> {
         !self.more && self.sent <= self.acked && self.outbox.is_empty()
     }
 
-    /// Takes the next records out of the spool, where there is room for them on the way.
+    /// Takes the next records, from memory or out of the spool, where there is room for them on the
+    /// way.
     fn prepare(&mut self) -> Result<(), SessionError> {
+        let stored = self.link.published.borrow().newest;
+        if self.owed.take_if(|owed| *owed <= stored).is_some() {
+            self.say_heartbeat();
+        }
         let under_way = self.sent.seq().saturating_sub(self.acked.seq());
         if !self.more || !self.outbox.is_empty() || under_way >= self.window {
             return Ok(());
         }
         let room = usize::try_from(self.window - under_way).unwrap_or(usize::MAX);
+        // A table can be compared only as of what is stored: until then nothing newer is sent.
+        if self.is_current && self.owed.is_none() {
+            let after = self.sent.seq();
+            let lines = self.link.spool.recent(after, room, self.message_bytes);
+            if !lines.is_empty() {
+                self.send(after + 1, lines);
+                return Ok(());
+            }
+        }
         let run = self.link.reader.run(self.sent, room, self.message_bytes)?;
         if run.lines.is_empty() || run.first.stream() != self.stream.id {
             self.more = false;
             return Ok(());
         }
-        let count = u64::try_from(run.lines.len()).unwrap_or(0);
-        let first_seq = run.first.seq();
+        self.send(run.first.seq(), run.lines);
+        Ok(())
+    }
+
+    fn send(&mut self, first_seq: u64, records: Vec<Bytes>) {
+        let count = u64::try_from(records.len()).unwrap_or(0);
         self.sent = Place::new(self.stream.id, first_seq + count - 1);
         self.link.metrics.add(Count::UpstreamSent, count);
-        self.outbox.push_back(from_node(Said::Records(Records {
-            first_seq,
-            records: run.lines,
-        })));
-        Ok(())
+        self.outbox
+            .push_back(from_node(Said::Records(Records { first_seq, records })));
     }
 
     fn hear(&mut self, heard: FromGateway) -> Result<(), SessionError> {
@@ -396,9 +423,15 @@ impl<'a> Session<'a> {
         }
         let is_said = |message: &FromNode| matches!(message.kind, Some(Said::Heartbeat(_)));
         if !self.outbox.iter().any(is_said) {
-            let heartbeat = self.link.heartbeat(&self.stream);
-            self.outbox.push_back(from_node(Said::Heartbeat(heartbeat)));
+            let stored = self.link.published.borrow().newest;
+            self.owed = Some(self.sent).filter(|sent| self.is_current && *sent > stored);
+            self.say_heartbeat();
         }
+    }
+
+    fn say_heartbeat(&mut self) {
+        let heartbeat = self.link.heartbeat(&self.stream);
+        self.outbox.push_back(from_node(Said::Heartbeat(heartbeat)));
     }
 }
 

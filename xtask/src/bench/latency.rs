@@ -62,7 +62,7 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
 }
 
 /// Makes and removes `lives` cgroups, `rate` of both together per second.
-fn load(containers: &mut Containers, rate: u64, lives: u64) -> Result<()> {
+pub fn load(containers: &mut Containers, rate: u64, lives: u64) -> Result<()> {
     let step = 1_000_000_000 / rate;
     let mut then = now(ClockId::Boottime) + 10_000_000;
     for _ in 0..lives {
@@ -122,7 +122,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Latencies of the lines about this run's containers, nanoseconds.
-fn of_tracer(chunks: &[Chunk]) -> Vec<u64> {
+pub fn of_tracer(chunks: &[Chunk]) -> Vec<u64> {
     let mark = format!("\"id\":\"{}", Containers::prefix());
     let mut latencies = Vec::new();
     let mut rest: Vec<u8> = Vec::new();

@@ -87,7 +87,7 @@ pub fn ensure_of(programs: &[&str], policy: Policy) -> Result<()> {
     let family = Family::find();
     if family != Family::Apt || policy.no_install {
         bail!(
-            "the live tests lack {}; run this, then this command again (or pass --no-live):\n  {}",
+            "this lacks {}; run this, then this command again (the tests: or pass --no-live):\n  {}",
             names(&wanted, |runtime| runtime.program),
             family.by_hand(wanted.iter().map(|runtime| runtime.package(family))),
         );

@@ -1,16 +1,16 @@
 //! `/v1/containers`.
 
-use axum::{
-    Json,
-    extract::{Path, Query, State as Shared},
-    http::StatusCode,
-};
+use axum::{Json, extract::State as Shared, http::StatusCode};
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Face, Failed, limit, several};
+use super::{
+    Face, Failed,
+    asked::{Asked, Named},
+    limit, several,
+};
 use crate::{
     gateway::{
         live::Live,
@@ -30,6 +30,9 @@ pub struct ContainersQuery {
     node: Option<String>,
     /// `created`, `running`, `paused`, `exited`, `removed`; several with commas. Where it is left
     /// out: all but `removed`.
+    #[schemars(regex(
+        pattern = "^(created|running|paused|exited|removed)(,(created|running|paused|exited|removed))*$"
+    ))]
     state: Option<String>,
     runtime: Option<String>,
     namespace: Option<String>,
@@ -40,9 +43,11 @@ pub struct ContainersQuery {
     /// Part of a name, id, image, pod or node.
     q: Option<String>,
     /// `next` of the page before.
+    #[schemars(regex(pattern = "^[0-9]{1,18}$"))]
     cursor: Option<String>,
     /// Containers per page: 1 to 1000, 100 where it is left out. A page may have less though there
     /// is a next one.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
 }
 
@@ -128,7 +133,7 @@ fn states(text: Option<&str>) -> Result<Vec<State>, Failed> {
 
 pub async fn list(
     Shared(face): Shared<Face>,
-    Query(query): Query<ContainersQuery>,
+    Asked(query): Asked<ContainersQuery>,
 ) -> Result<Json<Containers>, Failed> {
     let before = query.cursor.map(|cursor| cursor.parse());
     let before = before
@@ -155,8 +160,8 @@ pub async fn list(
 
 pub async fn one(
     Shared(face): Shared<Face>,
-    Path(id): Path<String>,
-    Query(query): Query<ContainerQuery>,
+    Named(id): Named,
+    Asked(query): Asked<ContainerQuery>,
 ) -> Result<Json<ContainerView>, Failed> {
     let rows = face.readers.one(id, query.node).await?;
     let row = choose(rows)?;

@@ -1,4 +1,4 @@
-//! `/v1/events`: all nodes' records as they become durable, as server-sent events.
+//! `/v1/events`: all nodes' records as they are committed, as server-sent events.
 //!
 //! A reader has a place and no queue. What it missed is in memory or in the store; what is no longer
 //! kept, and a cursor of another store, is told by an event named `gap`.
@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Query, State},
+    extract::State,
     http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response, Sse,
@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::{Face, Failed, several};
+use super::{Face, Failed, asked::Asked, several};
 use crate::{
     cli::FilterArgs,
     config,
@@ -75,7 +75,7 @@ impl Drop for Count {
 
 pub async fn follow(
     State(face): State<Face>,
-    Query(query): Query<EventsQuery>,
+    Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
     let place = Arc::clone(&face.subscribers).try_acquire_owned();
@@ -141,13 +141,13 @@ async fn begin(
         let next = number.saturating_add(1);
         let known = face.readers.run(run.to_owned()).await?;
         return match known {
-            Some((first, after))
-                if number + 1 >= first
-                    && after.is_none_or(|after| next <= after)
-                    && next <= end =>
-            {
-                Ok(next)
+            // A power failure took what was not on the disk yet: the nodes send it again.
+            Some((first, Some(after))) if next >= first && next > after => {
+                let why = "the newest records before this were not kept: they come again";
+                ready.push_back(gap(why, Some(after), next));
+                Ok(after)
             }
+            Some((first, _)) if next >= first && next <= end => Ok(next),
             _ => {
                 ready.push_back(gap(
                     "the cursor is of another store: what lies between is not known",

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Face, Failed, limit, several};
+use super::{
+    Face, Failed,
+    asked::{Asked, Named},
+    limit, several,
+};
 use crate::gateway::{hub::NodeView, liveness::Reach};
 
 /// Which nodes.
@@ -18,12 +18,14 @@ use crate::gateway::{hub::NodeView, liveness::Reach};
 #[serde(deny_unknown_fields)]
 pub struct NodesQuery {
     /// `online`, `unreachable`, `offline`; several with commas.
+    #[schemars(regex(pattern = "^(online|unreachable|offline)(,(online|unreachable|offline))*$"))]
     state: Option<String>,
     /// Part of the name.
     q: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
     /// Nodes per page: 1 to 1000, 100 where it is left out.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
 }
 
@@ -38,7 +40,7 @@ pub struct Nodes {
 
 pub async fn list(
     State(face): State<Face>,
-    Query(query): Query<NodesQuery>,
+    Asked(query): Asked<NodesQuery>,
 ) -> Result<Json<Nodes>, Failed> {
     let limit = limit(query.limit)?;
     let mut states = Vec::new();
@@ -66,7 +68,7 @@ pub async fn list(
 
 pub async fn one(
     State(face): State<Face>,
-    Path(name): Path<String>,
+    Named(name): Named,
 ) -> Result<Json<Arc<NodeView>>, Failed> {
     let found = face.hub.node(&name);
     found

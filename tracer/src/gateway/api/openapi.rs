@@ -69,8 +69,9 @@ pub fn document() -> Value {
             event_stream,
         ),
     );
+    let what = "Counters of the gateway, for Prometheus";
+    paths.insert("/metrics".into(), get(g, what, none, &[], counters));
     for (route, what) in [
-        ("/metrics", "Counters of the gateway, for Prometheus"),
         ("/healthz", "Whether the gateway is alive"),
         ("/readyz", "Whether its store can be written"),
     ] {
@@ -130,6 +131,7 @@ fn query<T: JsonSchema>(generator: &mut SchemaGenerator) -> Vec<Value> {
     let schema = T::json_schema(generator).to_value();
     let members = schema.get("properties").and_then(Value::as_object).cloned();
     let one = |(name, mut schema): (String, Value)| {
+        not_null(&mut schema);
         let what = schema
             .as_object_mut()
             .and_then(|schema| schema.remove("description"));
@@ -145,6 +147,18 @@ fn query<T: JsonSchema>(generator: &mut SchemaGenerator) -> Vec<Value> {
     parameters
 }
 
+/// What is left out is no null in a query.
+fn not_null(schema: &mut Value) {
+    let Some(kind) = schema.get_mut("type") else {
+        return;
+    };
+    let given = kind.as_array().into_iter().flatten();
+    let mut given = given.filter(|one| one.as_str() != Some("null"));
+    if let Some(only) = given.next().cloned() {
+        *kind = only;
+    }
+}
+
 fn json_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
     json!({"application/json": {"schema": generator.subschema_for::<T>()}})
 }
@@ -152,6 +166,10 @@ fn json_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
 fn event_stream(generator: &mut SchemaGenerator) -> Value {
     let data = generator.subschema_for::<events::EventView>();
     json!({"text/event-stream": {"schema": {"type": "string", "contentMediaType": "application/json", "contentSchema": data}}})
+}
+
+fn counters(_: &mut SchemaGenerator) -> Value {
+    json!({"application/openmetrics-text": {"schema": {"type": "string"}}})
 }
 
 fn text(_: &mut SchemaGenerator) -> Value {
@@ -182,5 +200,13 @@ mod tests {
             list.as_array().is_some_and(|list| list.len() == 9),
             "{list}"
         );
+        assert!(!list.to_string().contains("null"), "{list}");
+        let limit = list.as_array().into_iter().flatten();
+        let limit = limit
+            .clone()
+            .find(|one| one.get("name").is_some_and(|name| name == "limit"));
+        let schema = limit.and_then(|limit| limit.get("schema"));
+        let highest = schema.and_then(|schema| schema.get("maximum"));
+        assert_eq!(highest, Some(&json!(1000)), "{schema:?}");
     }
 }

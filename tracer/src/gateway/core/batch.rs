@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::gateway::{fleet::Taken, parse::Head};
+use crate::gateway::{fleet::Taken, parse::Head, store::Packed};
 
 /// Room in the writer's queue; given back after the commit.
 #[derive(Debug, Default)]
@@ -18,10 +18,20 @@ pub struct Batch {
     /// Where each line ends, its newline included.
     ends: Vec<usize>,
     pub heads: Vec<Option<Head>>,
+    /// All lines for the log, where they go there.
+    packed: Option<Packed>,
     pub permit: Permit,
 }
 
 impl Batch {
+    /// For the log: lines are packed here, on the session's time and not on the writer's.
+    #[must_use]
+    pub fn records(first_seq: u64, lines: &[Bytes], permit: Permit) -> Self {
+        let mut batch = Self::new(first_seq, lines, permit);
+        batch.packed = Some(Packed::of(&batch.text));
+        batch
+    }
+
     /// Puts the lines together and reads their heads.
     #[must_use]
     pub fn new(first_seq: u64, lines: &[Bytes], permit: Permit) -> Self {
@@ -38,6 +48,7 @@ impl Batch {
             text: text.freeze(),
             ends,
             heads: lines.iter().map(|line| Head::parse(line)).collect(),
+            packed: None,
             permit,
         }
     }
@@ -77,6 +88,16 @@ impl Batch {
             text.extend_from_slice(&self.text.slice(from..to));
         }
         text.freeze()
+    }
+
+    /// For the log: what [`Batch::lines`] gave.
+    #[must_use]
+    pub fn packed(&self, lines: &Bytes) -> Packed {
+        let whole = self
+            .packed
+            .as_ref()
+            .filter(|_| lines.len() == self.text.len());
+        whole.map_or_else(|| Packed::of(lines), Clone::clone)
     }
 
     /// Each line, without its newline.

@@ -14,6 +14,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{
     StoreError, Tried, open,
+    pack::unpack,
     restore::{number_of, signed, state_of, unsigned},
 };
 use crate::{
@@ -346,7 +347,7 @@ fn pieces(connection: &Connection, from: u64, bytes: usize) -> Result<Vec<Piece>
     let what = "read the log";
     let mut statement = connection
         .prepare_cached(
-            "SELECT l.first, l.count, l.received, n.name, l.lines FROM log l JOIN node n ON n.id = l.node
+            "SELECT l.first, l.count, l.received, n.name, l.lines, l.plain FROM log l JOIN node n ON n.id = l.node
              WHERE l.first >= coalesce((SELECT max(first) FROM log WHERE first <= ?1), ?1)
              ORDER BY l.first",
         )
@@ -360,7 +361,7 @@ fn pieces(connection: &Connection, from: u64, bytes: usize) -> Result<Vec<Piece>
             count: unsigned(row.get(1).tried(what)?),
             received: unsigned(row.get(2).tried(what)?),
             node: row.get(3).tried(what)?,
-            lines: Bytes::from(row.get::<_, Vec<u8>>(4).tried(what)?),
+            lines: unpack(row.get(4).tried(what)?, row.get(5).tried(what)?)?,
         };
         if piece.first + piece.count <= from {
             continue;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::params;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Store, StoreError, Tail, Tried, open, schema};
+use super::{Store, StoreError, Tail, Tried, open, pack::unpack, schema};
 use crate::{
     gateway::{
         fleet::{Entry, Fleet, Limits, NodeId, Out, Report, RowChange, Stream},
@@ -29,8 +29,8 @@ pub struct Restored {
 impl Store {
     /// Opens the store, or makes it; this run is named `run`.
     pub fn open(path: &Path, run: &str) -> Result<Self, StoreError> {
-        let connection = open(path, false)?;
-        schema::prepare(&connection)?;
+        let mut connection = open(path, false)?;
+        schema::prepare(&mut connection, open(path, false)?)?;
         let tail = tail(&connection)?;
         connection
             .execute(
@@ -145,14 +145,13 @@ impl Store {
         let mut puts = Vec::new();
         let mut statement = self
             .connection
-            .prepare("SELECT node, epoch, received, lines FROM log WHERE first >= ?1 AND epoch > 0 ORDER BY first")
+            .prepare("SELECT node, epoch, received, lines, plain FROM log WHERE first >= ?1 AND epoch > 0 ORDER BY first")
             .tried(what)?;
         let mut rows = statement.query([signed(self.tail.applied)]).tried(what)?;
         while let Some(row) = rows.next().tried(what)? {
             let node: NodeId = row.get(0).tried(what)?;
             let received = unsigned(row.get(2).tried(what)?);
-            let blob: Vec<u8> = row.get(3).tried(what)?;
-            let blob = bytes::Bytes::from(blob);
+            let blob = unpack(row.get(3).tried(what)?, row.get(4).tried(what)?)?;
             let lines: Vec<&[u8]> = blob.split_inclusive(|byte| *byte == b'\n').collect();
             let lines: Vec<&[u8]> = lines
                 .iter()

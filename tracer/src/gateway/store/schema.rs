@@ -3,9 +3,10 @@
 use rusqlite::Connection;
 
 use super::{StoreError, Tried};
+use crate::wal;
 
-/// Of the tables; an older gateway refuses a newer store.
-pub const VERSION: i64 = 1;
+/// Of the tables; a store of another version is refused.
+pub const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -18,7 +19,8 @@ CREATE TABLE IF NOT EXISTS stream (
     committed INTEGER NOT NULL, as_of INTEGER NOT NULL, missing INTEGER NOT NULL, told INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS log (
     first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received INTEGER NOT NULL,
-    node INTEGER NOT NULL, epoch INTEGER NOT NULL, lines BLOB NOT NULL);
+    node INTEGER NOT NULL, epoch INTEGER NOT NULL, lines BLOB NOT NULL,
+    plain INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS container (
     id INTEGER PRIMARY KEY, node INTEGER NOT NULL, instance TEXT NOT NULL, cid TEXT NOT NULL,
     name TEXT, runtime TEXT, image TEXT, namespace TEXT, pod TEXT, state INTEGER NOT NULL,
@@ -30,38 +32,27 @@ CREATE INDEX IF NOT EXISTS container_node ON container (node);
 CREATE INDEX IF NOT EXISTS stream_node ON stream (node);
 ";
 
-/// Pages of the write-ahead log between two checkpoints.
-const CHECKPOINT_PAGES: i64 = 8192;
-
 /// Memory of the writer's page cache, KiB.
 const CACHE_KIB: i64 = 32 << 10;
 
-/// Makes the database ready.
-pub fn prepare(connection: &Connection) -> Result<(), StoreError> {
-    let pragma = |name: &str, value: &dyn rusqlite::ToSql| {
-        connection
-            .pragma_update_and_check(None, name, value, |_| Ok(()))
-            .or_else(|error| match error {
-                // Some give no row back.
-                rusqlite::Error::QueryReturnedNoRows => Ok(()),
-                other => Err(other),
-            })
-            .tried("set up the database")
-    };
-    pragma("locking_mode", &"NORMAL")?;
-    pragma("journal_mode", &"WAL")?;
-    pragma("synchronous", &"FULL")?;
-    pragma("wal_autocheckpoint", &CHECKPOINT_PAGES)?;
-    pragma("cache_size", &-CACHE_KIB)?;
+/// Makes the database ready; `checkpoints` is another connection to it.
+pub fn prepare(connection: &mut Connection, checkpoints: Connection) -> Result<(), StoreError> {
+    let what = "set up the database";
+    wal::prepare(connection, checkpoints).tried(what)?;
+    connection
+        .pragma_update(None, "cache_size", -CACHE_KIB)
+        .tried(what)?;
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .tried("read the version")?;
-    if found > VERSION {
+    if found != 0 && found != VERSION {
         return Err(StoreError::Version {
             found,
             known: VERSION,
         });
     }
     connection.execute_batch(TABLES).tried("make the tables")?;
-    pragma("user_version", &VERSION)
+    connection
+        .pragma_update(None, "user_version", VERSION)
+        .tried(what)
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::{
-    Store, StoreError, Tried,
+    Packed, Store, StoreError, Tried,
     restore::{number_of, signed, unsigned},
 };
 use crate::{
@@ -25,7 +25,7 @@ pub struct Tail {
     pub received: u64,
     /// The table of containers has followed all before this number.
     pub applied: u64,
-    /// Of all lines.
+    /// Of all lines, as they are stored.
     pub bytes: u64,
 }
 
@@ -36,8 +36,7 @@ pub struct LogRow<'a> {
     /// 0: these are the gateway's own.
     pub epoch: u32,
     pub count: u64,
-    /// Each with its newline.
-    pub lines: &'a [u8],
+    pub lines: &'a Packed,
 }
 
 /// A row of the table of containers.
@@ -113,7 +112,10 @@ impl Store {
         let first = self.tail.next;
         self.tail.received = self.tail.received.max(now_ms);
         self.connection
-            .prepare_cached("INSERT INTO log (first, count, received, node, epoch, lines) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
+            .prepare_cached(
+                "INSERT INTO log (first, count, received, node, epoch, lines, plain)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )
             .tried("write the log")?
             .execute(params![
                 signed(first),
@@ -121,11 +123,12 @@ impl Store {
                 signed(self.tail.received),
                 row.node,
                 row.epoch,
-                row.lines
+                &row.lines.bytes[..],
+                row.lines.plain
             ])
             .tried("write the log")?;
         self.tail.next += row.count;
-        self.tail.bytes += row.lines.len() as u64;
+        self.tail.bytes += row.lines.bytes.len() as u64;
         Ok(first)
     }
 

@@ -1,8 +1,9 @@
 //! The durable spool: what the pipeline pushed and some upstream has not acked yet.
 //!
 //! ```text
-//!  pipeline ── push ──▶ queue (memory, bounded) ──▶ writer thread ──▶ store (SQLite) ──▶ readers
-//!     ▲                   │ full: the oldest            │ full: the oldest       (one per sender)
+//!                         ┌──▶ the newest (memory, bounded) ────────────────────────────┐
+//!  pipeline ── push ──────┴─▶ queue (memory, bounded) ──▶ writer thread ──▶ store ──▶ readers
+//!     ▲                   │ full: the oldest            │ full: the oldest  (one per sender)
 //!     └──── take_told ◀───┴──────── counted ────────────┘
 //! ```
 //!
@@ -23,6 +24,7 @@ mod files;
 mod place;
 mod queue;
 mod read;
+mod recent;
 mod rows;
 mod shared;
 mod store;
@@ -136,6 +138,7 @@ impl Spool {
             return;
         }
         let idle = inner.queue.work() != Work::Records;
+        inner.recent.push(record.seq, line.clone());
         let dropped = inner.queue.push(Pending {
             seq: record.seq,
             line,
@@ -152,6 +155,7 @@ impl Spool {
         if idle {
             self.shared.wake.notify_all();
         }
+        self.shared.pushed.send_replace(record.seq);
     }
 
     /// Losses to be told, by a `node.gap` that is then pushed like any record.

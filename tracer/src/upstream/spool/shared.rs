@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::metrics::{Count, Metrics};
@@ -13,6 +14,7 @@ use super::{
     super::table::Sum,
     place::Place,
     queue::{Batch, Queue, Work},
+    recent::Recent,
     store::{Committed, Store},
 };
 
@@ -57,12 +59,15 @@ pub struct Shared {
     inner: Mutex<Inner>,
     pub(super) wake: Condvar,
     pub(super) published: watch::Sender<Published>,
+    /// Number of the newest record that was pushed.
+    pub(super) pushed: watch::Sender<u64>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) queue: Queue,
+    pub(super) recent: Recent,
     pub(super) counts: Counts,
     /// Records given up, ever.
     pub(super) lost: u64,
@@ -87,6 +92,7 @@ impl Shared {
         Self {
             inner: Mutex::new(Inner {
                 queue: Queue::new(queue_bytes, store.last_seq()),
+                recent: Recent::default(),
                 counts: Counts::default(),
                 lost,
                 told,
@@ -97,6 +103,7 @@ impl Shared {
             }),
             wake: Condvar::new(),
             published,
+            pushed: watch::Sender::new(store.last_seq()),
             metrics,
         }
     }
@@ -105,6 +112,18 @@ impl Shared {
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
+    }
+
+    /// Number of the newest record that was pushed, and a way to wait for more.
+    #[must_use]
+    pub fn pushed(&self) -> watch::Receiver<u64> {
+        self.pushed.subscribe()
+    }
+
+    /// The newest records, where they begin right after this one.
+    #[must_use]
+    pub fn recent(&self, after: u64, records: usize, bytes: usize) -> Vec<Bytes> {
+        self.lock().recent.after(after, records, bytes)
     }
 
     /// An upstream has all up to a place.
