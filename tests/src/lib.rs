@@ -31,6 +31,7 @@ pub mod life;
 pub mod lines;
 pub mod mortal;
 pub mod need;
+pub mod peers;
 pub mod raw;
 pub mod record;
 pub mod runtimes;

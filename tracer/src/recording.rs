@@ -11,7 +11,7 @@
 use std::{
     array::TryFromSliceError,
     collections::BTreeMap,
-    io::{self, Read, Write},
+    io::{self, BufRead, Read as _, Write},
     sync::Arc,
 };
 
@@ -272,15 +272,21 @@ fn length(payload: &[u8]) -> io::Result<u32> {
         .ok_or_else(|| io::Error::other("entry too long for a recording"))
 }
 
-/// Reads a recording.
+/// Reads a recording. An entry that lies whole in the reader's buffer is lent from there; only one
+/// that does not is put together in memory of its own.
 #[derive(Debug)]
 pub struct Player<R> {
     from: R,
     at: u64,
+    /// Bytes of the reader's buffer that the last entry took.
+    lent: usize,
     payload: Vec<u8>,
 }
 
-impl<R: Read> Player<R> {
+/// Bytes before a payload.
+const ENTRY_HEAD: usize = 16;
+
+impl<R: BufRead> Player<R> {
     /// Reads the beginning.
     ///
     /// # Errors
@@ -290,6 +296,7 @@ impl<R: Read> Player<R> {
         let mut player = Self {
             from,
             at: 0,
+            lent: 0,
             payload: Vec::new(),
         };
         let mut magic = [0; MAGIC.len()];
@@ -326,17 +333,37 @@ impl<R: Read> Player<R> {
     /// [`RecordingError`].
     pub fn entry(&mut self) -> Result<Option<(BootNs, Entry<'_>)>, RecordingError> {
         let at = self.at;
-        let mut head = [0; 16];
+        self.from.consume(std::mem::take(&mut self.lent));
+        if let Some((head, len)) = self.whole()? {
+            self.lent = ENTRY_HEAD + len;
+            self.at += self.lent as u64;
+            let buffer = self.from.fill_buf()?;
+            let payload = buffer.get(ENTRY_HEAD..self.lent).unwrap_or_default();
+            let entry = parse(head.tag, payload).map_err(|why| RecordingError::Entry(at, why))?;
+            return Ok(Some((head.now, entry)));
+        }
+        let mut head = [0; ENTRY_HEAD];
         if !self.fill(&mut head)? {
             return Ok(None);
         }
-        // tag u8, zeros, length u32, now u64: two little-endian words.
-        let (first, now) = words(head);
-        let tag = first.to_le_bytes()[0];
-        self.take(u32::try_from(first >> 32).unwrap_or(u32::MAX))?;
-        let now = BootNs(now);
-        let entry = parse(tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
-        Ok(Some((now, entry)))
+        let head = Head::of(head);
+        self.take(head.len)?;
+        let entry = parse(head.tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
+        Ok(Some((head.now, entry)))
+    }
+
+    /// Head and length of the next entry, where all of it is in the reader's buffer.
+    fn whole(&mut self) -> Result<Option<(Head, usize)>, RecordingError> {
+        let buffer = match self.from.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            buffer => buffer?,
+        };
+        let Some((head, rest)) = buffer.split_first_chunk() else {
+            return Ok(None);
+        };
+        let head = Head::of(*head);
+        let len = usize::try_from(head.len).unwrap_or(usize::MAX);
+        Ok((len <= rest.len()).then_some((head, len)))
     }
 
     /// Bytes read so far: after [`Player::entry`] returned, the end of a whole entry.
@@ -402,10 +429,23 @@ impl<R: Read> Player<R> {
     }
 }
 
-fn words(bytes: [u8; 16]) -> (u64, u64) {
-    let both = u128::from_le_bytes(bytes);
-    let low = |word: u128| u64::try_from(word & u128::from(u64::MAX)).unwrap_or(0);
-    (low(both), low(both >> 64))
+/// What stands before a payload.
+struct Head {
+    tag: u8,
+    len: u32,
+    now: BootNs,
+}
+
+impl Head {
+    /// Tag u8, zeros, length u32, now u64.
+    const fn of(bytes: [u8; ENTRY_HEAD]) -> Self {
+        let [tag, _, _, _, l0, l1, l2, l3, n0, n1, n2, n3, n4, n5, n6, n7] = bytes;
+        Self {
+            tag,
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            now: BootNs(u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7])),
+        }
+    }
 }
 
 fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {

@@ -12,8 +12,8 @@
 //! here is skipped by name; a bar that is not met is `SHORT`, and the exit code is 0 all the same:
 //! this measures, it does not judge a build.
 //!
-//! Load comes from cgroups and processes made directly, in the shape of Docker's, so no runtime is
-//! needed.
+//! Load comes from cgroups and processes made directly, in the shape of Docker's: no runtime is
+//! needed but for the comparison with their own events ([`peers`]).
 
 mod footprint;
 mod gateway;
@@ -22,6 +22,7 @@ mod host;
 mod latency;
 mod line;
 mod load;
+mod peers;
 mod picture;
 mod pipeline;
 mod stats;
@@ -36,7 +37,9 @@ use clap::ValueEnum;
 use self::{line::Line, picture::Picture};
 use crate::{
     build::{self, Profile, What},
-    command, mounts, say, workspace,
+    command, mounts,
+    packages::Policy,
+    say, workspace,
 };
 
 /// Measure what tracer costs and how soon it tells
@@ -65,7 +68,8 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Row {
-    /// Kernel time stamp to the bytes in another process, beside the floor
+    /// Kernel time stamp to the bytes in another process, beside the floor, and beside the events
+    /// that runtimes tell themselves
     Latency,
     /// What programs cost per run, and spawns with and without tracer
     Host,
@@ -88,6 +92,8 @@ struct Bench {
     /// The example that holds the floor and the generator.
     parts: PathBuf,
     quick: bool,
+    /// Whether runtimes to compare with may be installed.
+    policy: Policy,
     /// For recordings and sockets; removed at the end.
     dir: PathBuf,
 }
@@ -116,6 +122,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         tracer,
         parts,
         quick: args.quick,
+        policy: args.what.policy,
         dir,
     };
     let results = measure(&bench, &args.rows);
@@ -146,7 +153,8 @@ fn measure(bench: &Bench, rows: &[Row]) -> Results {
             .map_or_else(String::new, |value| value.get_name().to_owned());
         say::note(format_args!("measuring {name}"));
         let measured = match row {
-            Row::Latency => latency::measure(bench, &mut results),
+            Row::Latency => latency::measure(bench, &mut results)
+                .and_then(|()| peers::measure(bench, &mut results)),
             Row::Host => host::measure(bench, &mut results),
             Row::Storm => storm::measure(bench, &mut results),
             Row::Pipeline => pipeline::measure(bench, &mut results),

@@ -121,7 +121,9 @@ impl Containerd {
         })
     }
 
-    fn command(&self, namespace: &str) -> Command {
+    /// `ctr`, for this daemon.
+    #[must_use]
+    pub fn command(&self, namespace: &str) -> Command {
         let mut command = Command::new("ctr");
         command
             .arg("--address")

@@ -122,7 +122,9 @@ impl Docker {
         Ok(container)
     }
 
-    fn command(&self) -> Command {
+    /// `docker`, for this daemon.
+    #[must_use]
+    pub fn command(&self) -> Command {
         let mut command = Command::new("docker");
         command
             .args(["-H", &self.host])

@@ -95,7 +95,9 @@ impl Podman {
         })
     }
 
-    fn command(&self) -> Command {
+    /// `podman`, with this storage.
+    #[must_use]
+    pub fn command(&self) -> Command {
         let dir = self.janitor.dir();
         let mut command = Command::new("podman");
         for (flag, below) in [

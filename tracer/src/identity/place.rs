@@ -31,7 +31,10 @@ impl<'a> Place<'a> {
     /// itself as a literal name, which a runtime writes that was not told to use systemd
     /// (falcosecurity/libs#63).
     pub(super) fn unit_id(&self, prefix: &[u8]) -> Option<&'a [u8]> {
-        if let Some((_, middle, id)) = self.colons() {
+        // Asked for each prefix of each name, and nearly no name has a colon.
+        if self.name.contains(&b':')
+            && let Some((_, middle, id)) = self.colons()
+        {
             return (middle == prefix).then_some(id);
         }
         let stem = self.name.strip_suffix(b".scope")?;

@@ -7,7 +7,8 @@ use tracer_common::CgroupKey;
 use super::{
     Action, Identity, Instance, Machine, Output,
     calls::RuntimeCall,
-    instance::End,
+    instance::{End, Kept},
+    keyed::give_back,
     places::{Claim, Place},
 };
 use crate::{
@@ -51,7 +52,7 @@ impl Machine {
         let Some(instance) = self.instances.get_mut(&mkdir.cgroup) else {
             return;
         };
-        let identity = Arc::make_mut(&mut instance.identity);
+        let identity = instance.identity_mut();
         let path: Arc<[u8]> = mkdir.path.into();
         let old = std::mem::replace(&mut identity.path, Arc::clone(&path));
         if let Some(root) = self.roots.remove(&old) {
@@ -176,6 +177,13 @@ impl Machine {
             Place::Candidate { within, .. } => *within,
             Place::Twin(_) => None,
         }
+    }
+
+    /// Roots above a path, the nearest first.
+    pub(super) fn roots_around(&self, path: &[u8]) -> impl Iterator<Item = CgroupKey> {
+        let ends = (0..path.len()).rev();
+        ends.filter(|end| path.get(*end) == Some(&b'/'))
+            .filter_map(|end| self.roots.get(path.get(..end)?).copied())
     }
 
     fn judge(
@@ -422,6 +430,7 @@ impl Machine {
             created: None,
             restart_count: None,
             sandbox: false,
+            kept: Kept::default(),
         }
     }
 
@@ -531,6 +540,7 @@ impl Machine {
             return;
         };
         self.roots.remove(&instance.identity.path);
+        give_back(&mut self.roots);
         if self.host.freezer.is_some() {
             out.push(Output::Act(Action::UnwatchFreezer { root: key }));
         }
@@ -538,9 +548,10 @@ impl Machine {
             roots.root = None;
             if roots.twins.is_empty() {
                 self.groups.remove(&instance.group);
+                give_back(&mut self.groups);
             }
         }
-        self.stop_waiting(key);
+        self.stop_waiting(key, instance.candidate);
         // Cgroups inside go before their root; what is left of them was lost.
         self.places.take_inside(key);
     }

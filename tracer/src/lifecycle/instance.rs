@@ -1,6 +1,10 @@
 //! One life of a container.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cell::{Cell, OnceCell},
+    collections::BTreeMap,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
@@ -32,7 +36,68 @@ pub struct Identity {
     pub created: Option<Timestamp>,
     pub restart_count: Option<u64>,
     pub sandbox: bool,
+    /// What every line about it says.
+    #[serde(skip)]
+    pub kept: Kept,
 }
+
+/// Bytes that a renderer made of an identity, kept with it so that they live as long. They follow
+/// from the identity and are no part of it: equal identities are equal whatever is kept, and one that
+/// is copied to be changed begins with nothing.
+#[derive(Debug, Default)]
+pub struct Kept {
+    asked: Cell<bool>,
+    parts: OnceCell<Option<Parts>>,
+}
+
+/// Bytes in two parts.
+#[derive(Debug)]
+pub struct Parts {
+    bytes: Box<[u8]>,
+    /// Length of the first.
+    first: usize,
+}
+
+impl Parts {
+    /// `bytes`, of which the first `first` are the first part.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, first: usize) -> Self {
+        Self {
+            first: first.min(bytes.len()),
+            bytes: bytes.into(),
+        }
+    }
+
+    #[must_use]
+    pub fn both(&self) -> (&[u8], &[u8]) {
+        self.bytes.split_at(self.first)
+    }
+}
+
+impl Kept {
+    /// What `make` makes, once; nothing where it is too much to keep. Nothing for the first who asks
+    /// either: most containers of a full host are told of once, at the start.
+    pub fn parts(&self, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
+        if !self.asked.replace(true) {
+            return None;
+        }
+        self.parts.get_or_init(make).as_ref()
+    }
+}
+
+impl Clone for Kept {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Kept {}
 
 /// A process that matters to the container's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +183,13 @@ impl Instance {
             home: None,
             sessions: BTreeMap::new(),
         }
+    }
+
+    /// The identity, to be changed.
+    pub(super) fn identity_mut(&mut self) -> &mut Identity {
+        let identity = Arc::make_mut(&mut self.identity);
+        identity.kept = Kept::default();
+        identity
     }
 
     /// Where it is in its life.

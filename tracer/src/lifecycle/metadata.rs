@@ -109,7 +109,7 @@ impl Machine {
         let call = self.calls.for_id(&identity.id, user_of(&identity.path));
         if let Some(known) = call.and_then(|call| call.known.clone()) {
             instance.enrichment = known.level;
-            Arc::make_mut(&mut instance.identity).learn(&known);
+            instance.identity_mut().learn(&known);
         }
     }
 
@@ -121,8 +121,10 @@ impl Machine {
         let user = user_of(&identity.path);
         let call = self.calls.for_id(&identity.id, user);
         let outer = identity.parents.last().and_then(|parent| {
-            let mut all = self.instances.values();
-            all.find(|one| one.identity.id == parent.id)?.init_pid()
+            self.roots_around(&identity.path)
+                .filter_map(|root| self.instances.get(&root))
+                .find(|outer| outer.identity.id == parent.id)?
+                .init_pid()
         });
         Some(Ask {
             root,

@@ -33,6 +33,7 @@
 pub mod calls;
 mod cgroups;
 mod instance;
+mod keyed;
 mod metadata;
 mod places;
 mod processes;
@@ -41,17 +42,17 @@ mod snapshot;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    collections::{BTreeSet, HashMap},
+    ops::{Bound, Deref},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
-use tracer_common::CgroupKey;
+use tracer_common::{COMM_LEN, CgroupKey};
 
-use self::{calls::RuntimeCalls, places::Places};
+use self::{calls::RuntimeCalls, keyed::Keyed, places::Places};
 pub use self::{
-    instance::{Identity, Instance},
+    instance::{Identity, Instance, Kept, Parts},
     metadata::{Ask, Metadata, of_call},
     snapshot::{Found, FoundProcess, Snapshot},
 };
@@ -61,22 +62,25 @@ use crate::{
     time::BootNs,
 };
 
-/// A map whose keys are no text, as a list of pairs: JSON knows no other keys.
+/// A map by paths, as a list of pairs in their order: JSON knows no keys but text.
 mod pairs {
-    use std::collections::BTreeMap;
+    use std::{
+        collections::{BTreeMap, HashMap},
+        hash::Hash,
+    };
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
-        map: &BTreeMap<K, V>,
+    pub(super) fn serialize<K: Serialize + Ord, V: Serialize, S: Serializer>(
+        map: &HashMap<K, V>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        to.collect_seq(map)
+        to.collect_seq(map.iter().collect::<BTreeMap<_, _>>())
     }
 
-    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<HashMap<K, V>, D::Error>
     where
-        K: Deserialize<'de> + Ord,
+        K: Deserialize<'de> + Eq + Hash,
         V: Deserialize<'de>,
         D: Deserializer<'de>,
     {
@@ -162,13 +166,40 @@ pub struct Actor {
     pub pid: u32,
     pub vpid: u32,
     pub parent_pid: u32,
-    pub comm: Box<[u8]>,
+    pub comm: Comm,
     /// As given to exec.
     pub path: Box<[u8]>,
     /// NUL between arguments.
     pub args: Box<[u8]>,
     /// Wait status.
     pub status: Option<u32>,
+}
+
+/// The name of a task; the kernel's has 15 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Comm {
+    bytes: [u8; COMM_LEN],
+    len: u8,
+}
+
+impl From<&[u8]> for Comm {
+    /// What is longer is cut.
+    fn from(name: &[u8]) -> Self {
+        let mut comm = Self::default();
+        for (to, from) in comm.bytes.iter_mut().zip(name) {
+            *to = *from;
+            comm.len += 1;
+        }
+        comm
+    }
+}
+
+impl Deref for Comm {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
 }
 
 /// What the OOM killer did.
@@ -215,14 +246,13 @@ pub struct Machine {
     host: Host,
     next_seq: u64,
     places: Places,
+    instances: Keyed<CgroupKey, Instance>,
+    /// Roots by path. Never walked: the hash has a secret, because a container chooses paths.
     #[serde(with = "pairs")]
-    instances: BTreeMap<CgroupKey, Instance>,
-    /// Roots by path.
+    roots: HashMap<Arc<[u8]>, CgroupKey>,
+    /// Roots and twins by what they have in common, likewise.
     #[serde(with = "pairs")]
-    roots: BTreeMap<Arc<[u8]>, CgroupKey>,
-    /// Roots and twins by what they have in common.
-    #[serde(with = "pairs")]
-    groups: BTreeMap<Arc<[u8]>, places::Roots>,
+    groups: HashMap<Arc<[u8]>, places::Roots>,
     calls: RuntimeCalls,
     /// When an init that has not executed anything counts as started all the same.
     waiting: BTreeSet<(BootNs, CgroupKey)>,
@@ -239,9 +269,9 @@ impl Machine {
             host,
             next_seq,
             places: Places::default(),
-            instances: BTreeMap::new(),
-            roots: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            instances: Keyed::default(),
+            roots: HashMap::new(),
+            groups: HashMap::new(),
             calls: RuntimeCalls::default(),
             waiting: BTreeSet::new(),
             ended: processes::Ended::default(),
@@ -253,7 +283,7 @@ impl Machine {
     /// things are told follows `host`, which is the same host.
     pub fn resume(&mut self, host: Host, out: &mut Vec<Output>) {
         self.host = host;
-        for (root, instance) in &self.instances {
+        for (root, instance) in self.instances.iter() {
             if self.host.freezer.is_some() {
                 out.push(Output::Act(Action::WatchFreezer {
                     root: *root,

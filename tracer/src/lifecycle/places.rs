@@ -1,13 +1,11 @@
 //! What every known cgroup is: root of a container, inside one, twin, or not decided.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracer_common::CgroupKey;
 
+use super::keyed::ByNumber;
 use crate::record::{Parent, Runtime};
 
 /// What a cgroup is.
@@ -31,7 +29,7 @@ pub(super) enum Place {
 /// What every known cgroup is.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
-    by_key: BTreeMap<CgroupKey, Place>,
+    by_key: ByNumber<CgroupKey, Place>,
     /// Root and what lies inside, so that a removal costs what it removes.
     inside: BTreeSet<(CgroupKey, CgroupKey)>,
 }
@@ -75,7 +73,7 @@ impl Places {
 
 impl Serialize for Places {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(&self.by_key)
+        to.collect_seq(self.by_key.sorted())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Processes enter, land and end: what that means for the container they are in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use tracer_common::{CgroupKey, flags};
@@ -8,6 +8,7 @@ use tracer_common::{CgroupKey, flags};
 use super::{
     Actor, Event, Machine, OomFacts, Output,
     instance::{End, Instance, Member},
+    keyed::ByNumber,
     places::Place,
 };
 use crate::{
@@ -103,8 +104,10 @@ impl Machine {
     }
 
     /// Whether its init executes anything is decided, or does not matter any more.
-    pub(super) fn stop_waiting(&mut self, root: CgroupKey) {
-        self.waiting.retain(|(_, waiting)| *waiting != root);
+    pub(super) fn stop_waiting(&mut self, root: CgroupKey, candidate: Option<Member>) {
+        if let Some(candidate) = candidate {
+            self.waiting.remove(&(candidate.since, root));
+        }
     }
 
     fn started_without_exec(
@@ -121,7 +124,7 @@ impl Machine {
             return;
         }
         instance.begin(at, candidate.pid, candidate.start_ns);
-        self.stop_waiting(root);
+        self.stop_waiting(root, Some(candidate));
         if let Some(mut event) = self.event(at, Kind::Started, Origin::Kernel, root) {
             event.process = Some(Actor {
                 pid: candidate.pid,
@@ -156,9 +159,9 @@ impl Machine {
         };
         let task = &exec.process;
         if landed && instance.started.is_none() && instance.end != Some(End::Failed) {
-            instance.begin(at, task.pid, task.start_ns);
+            let candidate = instance.begin(at, task.pid, task.start_ns);
             instance.home = (exec.cgroup != root).then_some(exec.cgroup);
-            self.stop_waiting(root);
+            self.stop_waiting(root, candidate);
             self.tell_exec(at, Kind::Started, root, exec, out);
             // What an OCI runtime itself writes was not there when the cgroup appeared.
             let lacks = |instance: &Instance| {
@@ -270,7 +273,8 @@ impl Machine {
             }
         } else if is_candidate && instance.started.is_none() && instance.end != Some(End::Failed) {
             instance.end = Some(End::Failed);
-            self.stop_waiting(root);
+            let candidate = instance.candidate;
+            self.stop_waiting(root, candidate);
             if let Some(event) = self.event(at, Kind::StartFailed, Origin::Kernel, root) {
                 push_exit(event, task, status, out);
             }
@@ -306,18 +310,18 @@ impl Machine {
 }
 
 impl Instance {
-    /// Init does what it is here for.
-    fn begin(&mut self, at: BootNs, pid: u32, start_ns: u64) {
+    /// Init does what it is here for. Gives what was waited for.
+    fn begin(&mut self, at: BootNs, pid: u32, start_ns: u64) -> Option<Member> {
         self.started = Some(at);
         self.populated = true;
         self.end = None;
-        self.candidate = None;
         self.init = Some(Member {
             pid,
             start_ns,
             since: at,
             coarse: false,
         });
+        self.candidate.take()
     }
 
     fn is_init(&self, task: &Task<'_>) -> bool {
@@ -370,7 +374,7 @@ pub(super) fn is_runtime_init(comm: &[u8]) -> bool {
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
     /// Start of the process that had the pid.
-    known: BTreeMap<u32, u64>,
+    known: ByNumber<u32, u64>,
     order: VecDeque<(u32, u64)>,
 }
 

@@ -208,16 +208,8 @@ impl Machine {
 
     /// The container that this cgroup lies in, by its path: parents were found before.
     fn around(&self, found: &Found) -> Option<CgroupKey> {
-        let mut path: &[u8] = &found.path;
-        while let Some(end) = path.iter().rposition(|byte| *byte == b'/') {
-            path = path.get(..end)?;
-            if let Some(root) = self.roots.get(path)
-                && root.hierarchy == found.cgroup.hierarchy
-            {
-                return Some(*root);
-            }
-        }
-        None
+        self.roots_around(&found.path)
+            .find(|root| root.hierarchy == found.cgroup.hierarchy)
     }
 
     fn claim_found(
@@ -262,10 +254,11 @@ impl Machine {
         let populated = instance.populated;
         let init = sight.init();
         let mut told = Vec::new();
+        let mut waited_for = None;
         if before == State::Created
             && let Some(init) = init.filter(|init| !init.is_waiting())
         {
-            instance.adopt_init(init);
+            waited_for = instance.adopt_init(init);
             told.push(Kind::Started);
         }
         if instance.is_alive() {
@@ -291,9 +284,7 @@ impl Machine {
             told.push(Kind::Emptied);
         }
         let sessions = instance.compare_sessions(sight);
-        if told.contains(&Kind::Started) {
-            self.stop_waiting(key);
-        }
+        self.stop_waiting(key, waited_for);
         for (kind, session) in sessions {
             if let Some(mut event) = self.event(at, kind, origin, key) {
                 event.session = Some((session.pid, session.start_ns));
@@ -450,10 +441,11 @@ impl Instance {
         changes
     }
 
-    fn adopt_init(&mut self, init: &FoundProcess) {
+    /// Gives what was waited for.
+    fn adopt_init(&mut self, init: &FoundProcess) -> Option<Member> {
         self.started = Some(BootNs(init.start_ns));
-        self.candidate = None;
         self.init = Some(init.member());
+        self.candidate.take()
     }
 }
 

@@ -149,6 +149,7 @@ impl Live {
                 quiet_drains: 0,
                 questions,
                 unasked: 0,
+                todo: Vec::new(),
                 meanwhile: None,
             },
             answers,

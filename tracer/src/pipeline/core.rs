@@ -1,5 +1,9 @@
 //! What an entry passes through: journal, recorder, engine, outlets; and what follows from it in the
 //! kernel's tables.
+//!
+//! Lines go first: what an entry asks to be done (a cgroup to be forgotten, a freezer to be watched,
+//! files to be looked for) takes system calls and wakes other threads, so it waits in [`Todo`]s until
+//! the lines of the drain have left, or until [`MAX_TODO`] of them wait.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +24,7 @@ use crate::{
     engine::{Effect, Engine, Entry},
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
-    lifecycle::{Action, Event, Metadata},
+    lifecycle::{Action, Metadata},
     metadata::Question,
     metrics::Count,
     reconcile,
@@ -46,9 +50,21 @@ pub(super) struct Core {
     pub(super) questions: std::sync::mpsc::SyncSender<Question>,
     /// Questions that found no place in the queue.
     pub(super) unasked: u64,
+    /// What is to be done once the lines have left, in order.
+    pub(super) todo: Vec<Todo>,
     /// What the ring told while a scan went on.
     pub(super) meanwhile: Option<Meanwhile>,
 }
+
+/// Something to be done once the lines have left.
+pub(super) enum Todo {
+    Act(Action),
+    /// Nobody has to be asked about the container with this root any more.
+    Gone(CgroupKey),
+}
+
+/// Beyond this the kernel side is not kept waiting for the end of a drain.
+const MAX_TODO: usize = 256;
 
 /// Cgroups that records were about while a scan went on.
 #[derive(Debug, Default)]
@@ -273,53 +289,79 @@ impl Core {
     }
 
     fn apply(&mut self, now: BootNs, entry: &Entry<'_>, mode: Mode) -> anyhow::Result<()> {
-        let mut doing = Doing {
-            tables: &mut self.tables,
-            freezers: self.freezers.as_mut(),
-            questions: &self.questions,
-            unasked: &mut self.unasked,
-            failed: Ok(()),
-        };
-        let outlets = &mut self.outlets;
+        let Self { todo, outlets, .. } = self;
         let step = self
             .engine
             .step(now, entry, |renderer, effect| match effect {
                 Effect::Event(event) => {
-                    if mode == Mode::Live {
-                        doing.gone(&event);
-                    }
                     outlets.add(renderer, &event, now);
+                    if mode == Mode::Live && event.kind == Kind::Removed {
+                        let gone = event.container.as_ref();
+                        todo.extend(gone.map(|gone| Todo::Gone(gone.identity.cgroup)));
+                    }
                 }
-                Effect::Act(action) if mode == Mode::Live => doing.act(action),
+                Effect::Act(action) if mode == Mode::Live => todo.push(Todo::Act(action)),
                 Effect::Act(_) => {}
             });
         if let Err(error) = step {
             self.outlets.metrics.add(Count::RingUndecoded, 1);
             tracing::warn!(%error, "record of the kernel side not understood");
         }
-        doing.failed
+        if self.todo.len() < MAX_TODO {
+            return Ok(());
+        }
+        self.act()
     }
 
     /// Goes on with a table that a process before this one left, under this host as it is now.
     pub(super) fn resume(&mut self, on: super::Resumed) -> anyhow::Result<()> {
-        let mut doing = Doing {
-            tables: &mut self.tables,
-            freezers: self.freezers.as_mut(),
-            questions: &self.questions,
-            unasked: &mut self.unasked,
-            failed: Ok(()),
-        };
+        let todo = &mut self.todo;
         self.engine
             .resume(on.host, on.identity, on.offset, |_, effect| {
                 if let Effect::Act(action) = effect {
-                    doing.act(action);
+                    todo.push(Todo::Act(action));
                 }
             });
-        let done = doing.failed;
+        let done = self.act();
         if let Some(freezers) = &mut self.freezers {
             freezers.get_mut().read_all_again();
         }
         done
+    }
+
+    /// Does what waits to be done.
+    fn act(&mut self) -> anyhow::Result<()> {
+        for todo in std::mem::take(&mut self.todo) {
+            match todo {
+                Todo::Act(action) => self.act_on(action)?,
+                Todo::Gone(root) => {
+                    if let Err(error) = self.questions.try_send(Question::Gone(root)) {
+                        tracing::debug!(%error, "not told that a container is gone");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act_on(&mut self, action: Action) -> anyhow::Result<()> {
+        let freezers = self.freezers.as_mut().map(AsyncFd::get_mut);
+        match (action, freezers) {
+            (Action::Forget(cgroup), _) => self.tables.forget(cgroup)?,
+            (Action::Enrich(ask), _) => {
+                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
+                    self.unasked += 1;
+                    tracing::warn!(
+                        unasked = self.unasked,
+                        "metadata not looked for: too many containers at once"
+                    );
+                }
+            }
+            (Action::WatchFreezer { root, path }, Some(freezers)) => freezers.watch(root, &path),
+            (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.unwatch(root),
+            (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
+        }
+        Ok(())
     }
 
     /// A turn of the socket's readers.
@@ -343,10 +385,12 @@ impl Core {
         }
     }
 
-    /// Hands the lines to the sinks, and says what a sink lost once it takes lines again.
+    /// Hands the lines to the sinks, does what is to be done after that, and says what a sink lost
+    /// once it takes lines again.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         loop {
             self.outlets.push();
+            self.act()?;
             self.outlets.check()?;
             let Some(node) = self.outlets.take_lost() else {
                 return Ok(());
@@ -403,51 +447,6 @@ pub(super) fn head<'a>(
     head.told.clone_from(&losses.told);
     head.last_record = losses.last_record;
     head
-}
-
-/// What actions are done with.
-struct Doing<'a> {
-    tables: &'a mut Tables,
-    freezers: Option<&'a mut AsyncFd<Freezers>>,
-    questions: &'a std::sync::mpsc::SyncSender<Question>,
-    unasked: &'a mut u64,
-    failed: anyhow::Result<()>,
-}
-
-impl Doing<'_> {
-    /// Nobody has to be asked about it any more.
-    fn gone(&self, event: &Event) {
-        if event.kind == Kind::Removed
-            && let Some(subject) = &event.container
-            && let Err(error) = (self.questions).try_send(Question::Gone(subject.identity.cgroup))
-        {
-            tracing::debug!(%error, "not told that a container is gone");
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match (action, &mut self.freezers) {
-            (Action::Forget(cgroup), _) => {
-                if let Err(error) = self.tables.forget(cgroup) {
-                    self.failed = Err(error.into());
-                }
-            }
-            (Action::Enrich(ask), _) => {
-                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
-                    *self.unasked += 1;
-                    tracing::warn!(
-                        unasked = *self.unasked,
-                        "metadata not looked for: too many containers at once"
-                    );
-                }
-            }
-            (Action::WatchFreezer { root, path }, Some(freezers)) => {
-                freezers.get_mut().watch(root, &path);
-            }
-            (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.get_mut().unwatch(root),
-            (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
-        }
-    }
 }
 
 impl reconcile::Watch for Tables {

@@ -14,7 +14,7 @@
 
 use serde::Serialize;
 
-use super::{Renderer, arguments, known, latency, text};
+use super::{Renderer, arguments, known, latency, text, written};
 use crate::{
     lifecycle::{Actor, Event, Identity, Subject},
     record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
@@ -25,31 +25,37 @@ impl Renderer {
     /// Appends the line of `event`, as it leaves at `now`, with its line feed.
     pub fn line(&self, event: &Event, now: BootNs, to: &mut Vec<u8>) {
         let mut json = Json(to);
-        json.raw(r#"{"id":""#);
-        json.escaped(self.stream.as_bytes());
-        json.raw("/");
-        json.number(event.seq);
+        let common = self.written.common(self);
+        let (id, host) = common.parts();
+        let mut digits = itoa::Buffer::new();
+        let seq = digits.format(event.seq);
+        json.0.extend_from_slice(id);
+        json.raw(seq);
         json.raw(r#"","seq":"#);
-        json.number(event.seq);
-        json.raw(r#","time":"#);
-        json.raw("\"");
+        json.raw(seq);
+        json.raw(r#","time":""#);
         self.written.time(self.offset.at(event.time), json.0);
         json.raw(r#"","type":""#);
         json.raw(event.kind.as_str());
         json.raw(r#"","origin":""#);
         json.raw(origin(event.origin));
-        json.raw(r#"","host":"#);
-        self.written
-            .host(&self.host, json.0, |to| Json(to).host(&self.host));
+        json.0.extend_from_slice(host);
+        self.written.keep(common);
         if let Some(subject) = &event.container {
             let identity = &subject.identity;
-            self.written.subject(
-                identity,
-                json.0,
-                |to| Json(to).identity(identity),
-                |to| Json(to).progress(subject),
-                |to| Json(to).surroundings(identity),
-            );
+            match identity.kept.parts(|| written::parts(identity)) {
+                Some(parts) => {
+                    let (before, after) = parts.both();
+                    json.0.extend_from_slice(before);
+                    json.progress(subject);
+                    json.0.extend_from_slice(after);
+                }
+                None => {
+                    json.identity(identity);
+                    json.progress(subject);
+                    json.surroundings(identity);
+                }
+            }
         }
         if let Some(process) = &event.process {
             json.process(process);
@@ -91,7 +97,7 @@ impl Renderer {
 }
 
 /// A line in the making.
-struct Json<'a>(&'a mut Vec<u8>);
+pub(super) struct Json<'a>(pub(super) &'a mut Vec<u8>);
 
 impl Json<'_> {
     /// What needs no escape. Inlined, a constant is stored instead of copied.
@@ -197,8 +203,15 @@ impl Json<'_> {
         }
     }
 
-    fn host(&mut self, host: &Host) {
-        self.raw(r#"{"name":"#);
+    /// Up to the number in the record's id.
+    pub(super) fn id(&mut self, stream: &str) {
+        self.raw(r#"{"id":""#);
+        self.escaped(stream.as_bytes());
+        self.raw("/");
+    }
+
+    pub(super) fn host(&mut self, host: &Host) {
+        self.raw(r#"","host":{"name":"#);
         self.text(&host.name);
         self.optional(r#","id":"#, host.id.as_deref());
         self.raw(r#","boot_id":"#);
@@ -207,7 +220,7 @@ impl Json<'_> {
     }
 
     /// `container` up to its state.
-    fn identity(&mut self, identity: &Identity) {
+    pub(super) fn identity(&mut self, identity: &Identity) {
         self.raw(r#","container":{"id":"#);
         self.text(&identity.id);
         self.raw(r#","instance":"#);
@@ -249,7 +262,7 @@ impl Json<'_> {
     }
 
     /// The rest of `container`, `k8s` and `cgroup`.
-    fn surroundings(&mut self, identity: &Identity) {
+    pub(super) fn surroundings(&mut self, identity: &Identity) {
         self.parents(&identity.parents);
         self.raw("}");
         if let Some(k8s) = &identity.k8s {

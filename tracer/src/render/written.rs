@@ -1,23 +1,30 @@
 //! What lines have in common, kept as it was written.
 //!
-//! Events come in bursts of one container (created, started, …) and most of a line says who that
-//! is. Of the [`SLOTS`] containers that were last told of, this part is kept: a container has one
-//! slot by the number of its cgroup, and drives out the one that was there. Beyond that many
-//! containers at once a part is written anew, which costs less than twice as much; the memory is
-//! bounded by the slots and by [`MAX_KEPT`].
-//!
-//! A kept part is of one [`Identity`], by address: the machine replaces an identity when it learns
-//! something, it never changes one. The slot holds the identity, so the address cannot come again.
+//! Most of a line says who the container is, and that is the same in all its lines: it is kept with
+//! the identity ([`Kept`](crate::lifecycle::Kept)), in one piece. So a line about one of very many
+//! containers reads one piece of cold memory, not a dozen scattered texts. The machine replaces an
+//! identity when it learns something, and the piece goes with it.
 
 use std::{cell::Cell, fmt, sync::Arc};
 
-use crate::{lifecycle::Identity, record::Host, time::Timestamp};
-
-/// Containers whose part is kept.
-const SLOTS: usize = 1024;
+use super::{Renderer, line::Json};
+use crate::{
+    lifecycle::{Identity, Parts},
+    record::Host,
+    time::Timestamp,
+};
 
 /// Longer parts (of many labels) are not kept, bytes.
 const MAX_KEPT: usize = 4096;
+
+/// What comes before the state of a container, and what comes after its version.
+pub(super) fn parts(identity: &Identity) -> Option<Parts> {
+    let mut bytes = Vec::with_capacity(1024);
+    Json(&mut bytes).identity(identity);
+    let first = bytes.len();
+    Json(&mut bytes).surroundings(identity);
+    (bytes.len() <= MAX_KEPT).then(|| Parts::new(bytes, first))
+}
 
 /// Bytes of a time that change once per second: up to the decimal point.
 const SECOND_LEN: usize = 20;
@@ -26,20 +33,37 @@ const SECOND_LEN: usize = 20;
 #[derive(Default)]
 pub struct Written {
     /// Out of its place only while a line is written.
-    slots: Cell<Vec<Option<Kept>>>,
-    host: Cell<Option<KeptHost>>,
+    common: Cell<Option<Common>>,
     second: Cell<Option<(u64, [u8; SECOND_LEN])>>,
 }
 
-/// A host and its part.
-type KeptHost = (Arc<Host>, Box<[u8]>);
+/// What all lines of a stream on a host say: of the id, and of the host.
+pub(super) struct Common {
+    stream: Arc<str>,
+    host: Arc<Host>,
+    parts: Parts,
+}
 
-/// A container's part: what comes before its state, and what comes after its version.
-#[derive(Debug)]
-struct Kept {
-    identity: Arc<Identity>,
-    bytes: Vec<u8>,
-    before: usize,
+impl Common {
+    fn new(renderer: &Renderer) -> Self {
+        let mut bytes = Vec::new();
+        Json(&mut bytes).id(&renderer.stream);
+        let first = bytes.len();
+        Json(&mut bytes).host(&renderer.host);
+        Self {
+            stream: Arc::clone(&renderer.stream),
+            host: Arc::clone(&renderer.host),
+            parts: Parts::new(bytes, first),
+        }
+    }
+
+    fn is_of(&self, renderer: &Renderer) -> bool {
+        Arc::ptr_eq(&self.stream, &renderer.stream) && Arc::ptr_eq(&self.host, &renderer.host)
+    }
+
+    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
+        self.parts.both()
+    }
 }
 
 impl fmt::Debug for Written {
@@ -56,71 +80,14 @@ impl Clone for Written {
 }
 
 impl Written {
-    /// Appends to `to`: what `before` writes, what `between` writes, what `after` writes; the first
-    /// and the last from memory, if they are there.
-    pub(super) fn subject(
-        &self,
-        identity: &Arc<Identity>,
-        to: &mut Vec<u8>,
-        before: impl FnOnce(&mut Vec<u8>),
-        between: impl FnOnce(&mut Vec<u8>),
-        after: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let mut slots = self.slots.take();
-        if slots.is_empty() {
-            slots.resize_with(SLOTS, || None);
-        }
-        let index = usize::try_from(identity.cgroup.id).unwrap_or(0) % SLOTS;
-        let slot = slots.get_mut(index);
-        match slot {
-            Some(Some(kept)) if Arc::ptr_eq(&kept.identity, identity) => {
-                let (head, tail) = kept.bytes.split_at(kept.before.min(kept.bytes.len()));
-                to.extend_from_slice(head);
-                between(to);
-                to.extend_from_slice(tail);
-            }
-            slot => {
-                let start = to.len();
-                before(to);
-                let end = to.len();
-                between(to);
-                let rest = to.len();
-                after(to);
-                let parts = (to.get(start..end), to.get(rest..));
-                if let (Some(slot), (Some(head), Some(tail))) = (slot, parts)
-                    && head.len() + tail.len() <= MAX_KEPT
-                {
-                    // The memory of the one that is driven out.
-                    let mut bytes = slot.take().map(|kept| kept.bytes).unwrap_or_default();
-                    bytes.clear();
-                    bytes.extend_from_slice(head);
-                    bytes.extend_from_slice(tail);
-                    *slot = Some(Kept {
-                        identity: Arc::clone(identity),
-                        bytes,
-                        before: head.len(),
-                    });
-                }
-            }
-        }
-        self.slots.set(slots);
+    /// What all lines say, from memory if it is there; to be given back by [`Written::keep`].
+    pub(super) fn common(&self, renderer: &Renderer) -> Common {
+        let kept = self.common.take().filter(|kept| kept.is_of(renderer));
+        kept.unwrap_or_else(|| Common::new(renderer))
     }
 
-    /// Appends what `write` makes of the host, from memory if it is there.
-    pub(super) fn host(
-        &self,
-        host: &Arc<Host>,
-        to: &mut Vec<u8>,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let kept = self.host.take().filter(|(kept, _)| Arc::ptr_eq(kept, host));
-        let kept = kept.unwrap_or_else(|| {
-            let mut bytes = Vec::new();
-            write(&mut bytes);
-            (Arc::clone(host), bytes.into())
-        });
-        to.extend_from_slice(&kept.1);
-        self.host.set(Some(kept));
+    pub(super) fn keep(&self, common: Common) {
+        self.common.set(Some(common));
     }
 
     /// Appends a time; within one second only the nanoseconds are made.

@@ -10,7 +10,7 @@ use super::{
     line::Line,
     load::{Container, Containers, Sleeper, wait_until},
     stats::{median, megabytes, ratio},
-    subject::{Subject, cpu_ns, now, status, wake_ups},
+    subject::{Subject, cpu_ns, mapped, now, status, wake_ups},
 };
 
 /// Containers, and the bar on memory in KiB where there is one.
@@ -56,10 +56,19 @@ fn memory(bench: &Bench, count: usize, bar: Option<u64>, results: &mut Results) 
     // Files of containers are looked for after `node.synced`, again after half a second at last.
     wait_until(now(ClockId::Boottime) + 1_500_000_000)?;
     let rss = status(subject.pid(), "VmRSS")?;
-    let anonymous = status(subject.pid(), "RssAnon")?;
+    let [anonymous, file, shared] =
+        ["RssAnon", "RssFile", "RssShmem"].map(|kind| status(subject.pid(), kind));
+    // The ring lies twice in the address space, one behind the other, and counts twice.
+    let ring = mapped(subject.pid(), "bpf-map")?;
     subject.stop()?;
-    let line = Line::told(format!("memory, {count} containers"), megabytes(rss))
-        .with_peer(format!("{} of it anonymous", megabytes(anonymous)));
+    let line =
+        Line::told(format!("memory, {count} containers"), megabytes(rss)).with_peer(format!(
+            "{} anonymous, {} files (of it the ring {}), {} shared",
+            megabytes(anonymous?),
+            megabytes(file?),
+            megabytes(ring),
+            megabytes(shared?)
+        ));
     results.lines.push(match bar {
         Some(bar) => line.with_bar(format!("<= {}", megabytes(bar)), rss <= bar),
         None => line,

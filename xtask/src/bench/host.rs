@@ -111,20 +111,20 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
         for inside in [false, true] {
             let mut per_mille = Vec::new();
             for round in 0..rounds {
-                let with = || {
-                    let subject = Subject::tracer(bench, flags)?;
+                let mut run = |traced: bool| {
+                    let subject = traced.then(|| Subject::tracer(bench, flags)).transpose()?;
                     let container = inside.then(|| containers.make()).transpose()?;
                     let took = time(container.as_ref(), spawns)?;
                     drop(container);
-                    subject.stop().map(|_| took)
+                    subject.map(Subject::stop).transpose().map(|_| took)
                 };
                 // Either goes first as often as the other.
+                let first = run(round % 2 == 0)?;
+                let second = run(round % 2 != 0)?;
                 let (with, without) = if round % 2 == 0 {
-                    let without = time(None, spawns)?;
-                    (in_turn(with)?, without)
+                    (first, second)
                 } else {
-                    let with = in_turn(with)?;
-                    (with, time(None, spawns)?)
+                    (second, first)
                 };
                 per_mille.push(without * 1000 / with.max(1));
             }
@@ -151,10 +151,6 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn in_turn(measure: impl FnOnce() -> Result<u64>) -> Result<u64> {
-    measure()
 }
 
 /// Nanoseconds for so many spawns.

@@ -1,6 +1,7 @@
 //! The picture: how latencies are distributed, and throughput against the number of containers.
 //!
-//! Plain SVG of two charts side by side, readable on light and dark ground.
+//! Plain SVG of two charts side by side. Colours follow the reader's light or dark ground where the
+//! viewer says which it is, and are readable on both where it does not.
 
 use super::stats::{percentile, ratio};
 
@@ -8,7 +9,7 @@ use super::stats::{percentile, ratio};
 #[derive(Default)]
 pub struct Picture {
     /// Latencies by name, nanoseconds.
-    pub latency: Vec<(&'static str, Vec<u64>)>,
+    pub latency: Vec<(String, Vec<u64>)>,
     /// Containers, and million records per second.
     pub throughput: Vec<(u64, f64)>,
 }
@@ -18,16 +19,28 @@ const HEIGHT: f64 = 260.0;
 /// Around the plotting area, for labels.
 const LEFT: f64 = 56.0;
 const BOTTOM: f64 = 44.0;
-const TOP: f64 = 34.0;
-const RIGHT: f64 = 16.0;
-const COLOURS: [&str; 2] = ["#8a8f98", "#1f77d0"];
+const TOP: f64 = 52.0;
+const RIGHT: f64 = 28.0;
+/// Classes of [`STYLE`], in the order of the curves.
+const CURVES: [&str; 3] = ["floor", "ours", "peer"];
+const STYLE: &str = "<style>
+text { fill: #59636e } .floor { stroke: #818b98 } .ours { stroke: #0969da } .peer { stroke: #bc4c00 }
+path, circle { fill: none; stroke-width: 2 } .grid { stroke: #818b98; stroke-opacity: .35; stroke-width: 1 }
+tspan.floor { fill: #6e7781 } tspan.ours { fill: #0969da } tspan.peer { fill: #bc4c00 }
+tspan.floor, tspan.ours, tspan.peer { stroke: none } circle.ours { fill: #0969da }
+@media (prefers-color-scheme: dark) {
+text { fill: #9198a1 } .ours { stroke: #4493f8 } .peer { stroke: #f0883e }
+tspan.floor { fill: #9198a1 } tspan.ours { fill: #4493f8 } tspan.peer { fill: #f0883e } circle.ours { fill: #4493f8 }
+}
+</style>
+";
 /// Points of a curve.
 const POINTS: usize = 100;
 
 impl Picture {
     pub fn svg(&self) -> String {
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#808790\">\n",
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n{STYLE}",
             2.0 * WIDTH
         );
         if !self.latency.is_empty() {
@@ -44,23 +57,29 @@ impl Picture {
 
     /// The share of records that had arrived after so long; time on a logarithmic scale.
     fn latencies(&self) -> String {
-        let values = self.latency.iter().flat_map(|(_, values)| values);
-        let low = values.clone().copied().filter(|ns| *ns > 0).min();
+        let ends = |per_mille| {
+            let each = self.latency.iter();
+            each.map(move |(_, values)| percentile(&mut values.clone(), per_mille))
+        };
+        let (low, high) = (ends(0).min().unwrap_or(0), ends(990).max().unwrap_or(0));
+        let decade = |ns| ratio(ns, 1_000).max(1.0).log10();
         let chart = Chart {
-            title: "Kernel time stamp to another process, 500 events/s",
-            across: "µs",
-            x: (
-                ratio(low.unwrap_or(1_000), 1_000).max(1.0).log10().floor(),
-                4.0,
-            ),
+            title: "Share of records that another process has read",
+            across: "µs after the kernel's time stamp",
+            x: (decade(low).floor(), decade(high).ceil().max(3.0)),
             y: (0.0, 100.0),
         };
         let mut svg = chart.frame(
             &decades(chart.x),
             &[(0.0, "0"), (50.0, "50 %"), (99.0, "99 %")],
         );
-        for (index, ((name, values), colour)) in self.latency.iter().zip(COLOURS).enumerate() {
+        let mut legend = String::new();
+        for ((name, values), class) in self.latency.iter().zip(CURVES) {
             let mut values = values.clone();
+            let middle = short(percentile(&mut values, 500));
+            legend.extend([format!(
+                "<tspan dx=\"10\" class=\"{class}\">{name} {middle}</tspan>"
+            )]);
             let points: Vec<(f64, f64)> = (0..=POINTS)
                 .map(|point| {
                     let ns = percentile(&mut values, point * 1000 / POINTS);
@@ -68,9 +87,11 @@ impl Picture {
                     (ratio(ns, 1_000).max(0.1).log10(), share)
                 })
                 .collect();
-            svg += &chart.curve(&points, colour);
-            svg += &chart.name(index, name, colour);
+            svg += &chart.curve(&points, class);
         }
+        svg.extend([format!(
+            "<text x=\"{LEFT}\" y=\"38\">half after:{legend}</text>\n"
+        )]);
         svg
     }
 
@@ -84,7 +105,7 @@ impl Picture {
             title: "Replay to JSON on one core, million records/s",
             across: "containers",
             x: (1.0, 4.0),
-            y: (0.0, (most * 1.2).ceil()),
+            y: (0.0, (most * 1.2).ceil().max(2.0)),
         };
         let bar = [(0.0, "0"), (1.5, "1.5"), (chart.y.1, "")];
         let mut svg = chart.frame(&decades(chart.x), &bar);
@@ -93,12 +114,12 @@ impl Picture {
             .iter()
             .map(|(containers, rate)| (ratio(*containers, 1).max(1.0).log10(), *rate))
             .collect();
-        let [_, colour] = COLOURS;
-        svg += &chart.curve(&points, colour);
+        let [_, class, _] = CURVES;
+        svg += &chart.curve(&points, class);
         for ((x, y), (_, rate)) in points.iter().zip(&self.throughput) {
             let (x, y) = chart.place(*x, *y);
             svg.extend([format!(
-                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{rate:.2}</text>\n",
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" class=\"{class}\"/><text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{rate:.2}</text>\n",
                 y - 8.0
             )]);
         }
@@ -127,7 +148,7 @@ impl Chart {
 
     fn frame(&self, across: &[(f64, String)], up: &[(f64, &str)]) -> String {
         let mut svg = format!(
-            "<text x=\"{LEFT}\" y=\"18\" font-size=\"13\">{}</text>\n",
+            "<text x=\"{LEFT}\" y=\"18\" font-size=\"14\">{}</text>\n",
             self.title
         );
         let (left, bottom) = self.place(self.x.0, self.y.0);
@@ -138,7 +159,7 @@ impl Chart {
             } else {
                 (x1, y1 + 16.0)
             };
-            svg.extend([format!("<path d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\" stroke=\"#808790\" stroke-opacity=\".35\"/><text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>\n")]);
+            svg.extend([format!("<path d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\" class=\"grid\"/><text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>\n")]);
         };
         for (value, text) in across {
             let (x, _) = self.place(*value, 0.0);
@@ -157,7 +178,7 @@ impl Chart {
         svg
     }
 
-    fn curve(&self, points: &[(f64, f64)], colour: &str) -> String {
+    fn curve(&self, points: &[(f64, f64)], class: &str) -> String {
         let mut path = String::new();
         for (index, (x, y)) in points.iter().enumerate() {
             let (x, y) = self.place(*x, *y);
@@ -166,16 +187,17 @@ impl Chart {
                 if index == 0 { "M" } else { "L" }
             )]);
         }
-        format!("<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n")
+        format!("<path d=\"{path}\" class=\"{class}\"/>\n")
     }
+}
 
-    fn name(&self, index: usize, name: &str, colour: &str) -> String {
-        let (x, _) = self.place(self.x.1, 0.0);
-        let y = HEIGHT - BOTTOM - 34.0 + 16.0 * ratio(index as u64, 1);
-        format!(
-            "<text x=\"{:.1}\" y=\"{y:.1}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>\n",
-            x - 6.0
-        )
+/// A moment, short.
+fn short(ns: u64) -> String {
+    let us = ratio(ns, 1_000);
+    if us < 1_000.0 {
+        format!("{us:.0} µs")
+    } else {
+        format!("{:.0} ms", us / 1_000.0)
     }
 }
 
@@ -198,8 +220,9 @@ mod tests {
     fn a_picture_is_small_and_whole() {
         let picture = Picture {
             latency: vec![
-                ("floor", (5_000..15_000).collect()),
-                ("tracer", (7_000..90_000).collect()),
+                ("minimal reader".to_owned(), (5_000..15_000).collect()),
+                ("tracer".to_owned(), (7_000..90_000).collect()),
+                ("docker events".to_owned(), (7_000_000..7_090_000).collect()),
             ],
             throughput: vec![(10, 2.0), (100, 1.9), (1_000, 1.8), (10_000, 1.5)],
         };

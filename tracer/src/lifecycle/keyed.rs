@@ -1,0 +1,256 @@
+//! Maps that events look things up in: found by hash, walked in the order of their keys.
+//!
+//! Every event asks a few times what its cgroup is. A tree answers in as many steps as it has levels,
+//! each of which is a miss of the processor's cache on a host with many containers; a hash in one. What
+//! is told in order (snapshots, pages of the socket, journals) walks a set of the keys beside it, which
+//! only births and deaths pay for.
+//!
+//! The hash has no secret. Keys are numbers that the kernel gives out one after the other; nobody
+//! chooses them so that they collide.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
+    ops::RangeBounds,
+};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Room that is not given back.
+const SMALL: usize = 64;
+
+/// Memory follows what is there, with room for as much again.
+pub(super) fn give_back<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
+    if map.capacity() > SMALL.max(map.len() * 8) {
+        map.shrink_to(map.len() * 2);
+    }
+}
+
+/// A map by numbers, written in their order but never walked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ByNumber<K: Eq + Hash, V>(HashMap<K, V, BuildHasherDefault<Mix>>);
+
+/// A map by numbers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Keyed<K: Eq + Hash + Ord, V> {
+    by_key: HashMap<K, V, BuildHasherDefault<Mix>>,
+    order: BTreeSet<K>,
+}
+
+impl<K: Eq + Hash, V> Default for ByNumber<K, V> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+impl<K: Eq + Hash, V> ByNumber<K, V> {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// In the order of the keys.
+    pub(super) fn sorted(&self) -> BTreeMap<&K, &V>
+    where
+        K: Ord,
+    {
+        self.0.iter().collect()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.0.get(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        self.0.insert(key, value)
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let value = self.0.remove(key);
+        give_back(&mut self.0);
+        value
+    }
+}
+
+impl<K: Eq + Hash + Ord + Serialize, V: Serialize> Serialize for ByNumber<K, V> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.sorted())
+    }
+}
+
+impl<'de, K, V> Deserialize<'de> for ByNumber<K, V>
+where
+    K: Eq + Hash + Deserialize<'de>,
+    V: Deserialize<'de>,
+{
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        HashMap::deserialize(from).map(Self)
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, V> Default for Keyed<K, V> {
+    fn default() -> Self {
+        Self {
+            by_key: HashMap::default(),
+            order: BTreeSet::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, V> Keyed<K, V> {
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    pub(super) fn contains_key(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.by_key.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.by_key.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let before = self.by_key.insert(key, value);
+        if before.is_none() {
+            self.order.insert(key);
+        }
+        before
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let value = self.by_key.remove(key)?;
+        self.order.remove(key);
+        give_back(&mut self.by_key);
+        Some(value)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.order.iter()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.range(..)
+    }
+
+    pub(super) fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (&K, &V)> {
+        let keys = self.order.range(keys);
+        keys.filter_map(|key| Some((key, self.by_key.get(key)?)))
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, V> FromIterator<(K, V)> for Keyed<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        let mut map = Self::default();
+        for (key, value) in pairs {
+            map.insert(key, value);
+        }
+        map
+    }
+}
+
+/// As a list of pairs in the order of their keys: JSON knows no keys but text.
+impl<K: Copy + Eq + Hash + Ord + Serialize, V: Serialize> Serialize for Keyed<K, V> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
+    }
+}
+
+impl<'de, K, V> Deserialize<'de> for Keyed<K, V>
+where
+    K: Copy + Eq + Hash + Ord + Deserialize<'de>,
+    V: Deserialize<'de>,
+{
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let pairs: Vec<(K, V)> = Deserialize::deserialize(from)?;
+        Ok(pairs.into_iter().collect())
+    }
+}
+
+/// Multiplies and folds: both halves of the product depend on every bit of the key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mix(u64);
+
+/// An odd number without pattern (2^64 divided by the golden ratio).
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Mix {
+    fn add(&mut self, word: u64) {
+        let (low, high) = (self.0 ^ word).carrying_mul(FACTOR, 0);
+        self.0 = low ^ high;
+    }
+}
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.add(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.add(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.add(word);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::CgroupKey;
+
+    use super::*;
+
+    #[test]
+    fn walks_in_order_whatever_was_done_to_it() {
+        let mut map: Keyed<u32, u32> = (0..1000).rev().map(|key| (key, key * 2)).collect();
+        for key in (0..1000).filter(|key| key % 10 != 0) {
+            assert_eq!(map.remove(&key), Some(key * 2));
+            assert_eq!(map.remove(&key), None);
+        }
+        assert_eq!(map.insert(20, 1), Some(40));
+        assert_eq!(map.len(), 100);
+        let kept: Vec<u32> = map.keys().copied().collect();
+        assert_eq!(kept, (0..1000).step_by(10).collect::<Vec<_>>());
+        let some: Vec<u32> = map.range(15..35).map(|(_, value)| *value).collect();
+        assert_eq!(some, [1, 60]);
+        assert!(map.by_key.capacity() < 1000);
+        let text = serde_json::to_string(&map).expect("pairs");
+        assert!(text.starts_with("[[0,0],[10,20],[20,1],"), "{text}");
+        assert_eq!(
+            serde_json::from_str::<Keyed<u32, u32>>(&text).expect("a map"),
+            map
+        );
+    }
+
+    #[test]
+    fn ids_that_follow_each_other_spread() {
+        let mut slots = vec![0_u32; 1024];
+        for id in 0..1024_u64 {
+            let mut mix = Mix::default();
+            // As the kernel gives them out: 19 files to each cgroup.
+            CgroupKey::new(0, 10_000 + id * 19).hash(&mut mix);
+            let slot = usize::try_from(mix.finish() % 1024).expect("small");
+            slots[slot] += 1;
+        }
+        let fullest = slots.iter().max().copied();
+        assert!(fullest < Some(10), "{fullest:?} in one of 1024 slots");
+    }
+}
