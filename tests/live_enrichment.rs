@@ -4,8 +4,10 @@
 //! `TRACER_ENRICHED=200` measures with so many containers of each runtime; the figures are on
 //! standard error.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::path::Path;
 
 use tracer_tests::command::Running;
 use tracer_tests::raw::random_uuid;
@@ -221,6 +223,77 @@ fn bare_containers_start_with_all_that_is_known() -> Result<()> {
     let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
     share(&mut tracer, "runc", &ids, &["container.name"])?;
     told(&tracer.stop()?, "runc")
+}
+
+/// Starts and ends containers beside a tracer of this configuration; how long their records of each
+/// type waited.
+fn waits(docker: &Docker, config: &Path, count: usize) -> Result<BTreeMap<String, Vec<u64>>> {
+    let containers: Vec<_> = (0..count)
+        .map(|_| docker.create(&["--label=app=shop"], &["/bin/true"]))
+        .collect::<Result<_>>()?;
+    let mut tracer = Tracer::start(&["--config", &config.display().to_string()])?;
+    all(&containers, |one| docker.spawn(&["start", one.id()]))?;
+    for one in &containers {
+        tracer.expect_of(one.id(), "container.removed", 1)?;
+    }
+    let mut waits: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for record in tracer.stop()? {
+        let own = record
+            .container()
+            .is_some_and(|id| containers.iter().any(|one| one.id() == id));
+        let own = own && !record.is("container.enriched");
+        if let (true, Some(waited)) = (own, record.number("emit_latency_ns")) {
+            waits
+                .entry(record.kind().to_owned())
+                .or_default()
+                .push(waited);
+        }
+    }
+    Ok(waits)
+}
+
+/// What enrichment adds to the way of a record, measured: the same lives with and without it, in
+/// turn. With `TRACER_ENRICHED=200` on an idle machine the figures mean something.
+#[test]
+fn no_record_waits_for_metadata() -> Result<()> {
+    /// Containers of one turn.
+    const TURN: usize = 20;
+    const NOISE_NS: u64 = 500_000;
+    let _live = live!("docker", "dockerd");
+    let docker = Docker::shared()?;
+    let dir = tempfile::tempdir()?;
+    let with = dir.path().join("with.toml");
+    let without = dir.path().join("without.toml");
+    fs::write(&with, "")?;
+    fs::write(
+        &without,
+        "[runtimes]\nfiles = false\nask = false\nlearn = false\n",
+    )?;
+    let mut all = [BTreeMap::new(), BTreeMap::new()];
+    let turns = count().div_ceil(TURN);
+    for turn in 0..turns {
+        // The first of each pair in turn: the machine may get slower or faster.
+        let mut sides = [(0, &with), (1, &without)];
+        sides.rotate_left(turn % 2);
+        for (side, config) in sides {
+            for (kind, more) in waits(docker, config, count().div_ceil(turns))? {
+                let waited: &mut Vec<u64> = all[side].entry(kind).or_default();
+                waited.extend(more);
+            }
+        }
+    }
+    let [with, without] = &mut all;
+    for (kind, with) in with {
+        let without = without.get_mut(kind).with_context(|| kind.clone())?;
+        let [with, without] = [with, without].map(|waited| {
+            waited.sort_unstable();
+            [50, 90, 99].map(|percent| waited[(waited.len() - 1) * percent / 100])
+        });
+        let line = format!("{kind}: p50 p90 p99 {with:?} ns with, {without:?} ns without\n");
+        std::io::stderr().write_all(line.as_bytes())?;
+        ensure!(with[0] <= without[0] * 2 + NOISE_NS, "{line}");
+    }
+    Ok(())
 }
 
 /// Waits until a record of this container has the fact.

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use tracer_tests::command::Done;
+use tracer_tests::command::{Done, program, run};
+use tracer_tests::image;
+use tracer_tests::janitor::tail;
 use tracer_tests::raw::{RawContainer, Shape, random_id};
 use tracer_tests::runtimes::runc::write_bundle;
 use tracer_tests::runtimes::{Docker, Runc, Spec};
-use tracer_tests::wait::DEADLINE;
-use tracer_tests::{Result, Step, Tracer, created, emptied, exited, live, removed, started};
+use tracer_tests::wait::{DEADLINE, wait_until};
+use tracer_tests::{
+    Result, Step, Tracer, created, emptied, exited, killed, live, removed, started,
+};
 
 /// Host directories that make runc run inside a container.
 const HOST: [&str; 3] = ["/usr", "/lib", "/lib64"];
@@ -113,6 +117,81 @@ fn runc_inside_a_docker_container() -> Result<()> {
     ])?;
     tracer.stop()?;
     Ok(())
+}
+
+/// What runs in the outer container: a daemon with all its files there. The parent of its cgroups is
+/// what a cgroup namespace would make of its own default.
+const DOCKERD: &str = "\
+own=$(busybox sed -n 's/^.*:pids:\\|^0:://p' /proc/self/cgroup | busybox head -n 1)
+exec dockerd --host=unix:///shared/docker.sock --data-root=/inner/data --exec-root=/inner/exec \
+ --pidfile=/inner/docker.pid --config-file=/shared/daemon.json --storage-driver=vfs --bridge=none \
+ --iptables=false --ip6tables=false --exec-opt=native.cgroupdriver=cgroupfs \
+ --cgroup-parent=$own/docker --default-ulimit=nofile=1024:1024 >/shared/log 2>&1";
+
+/// Docker in Docker: a daemon in a container, whose container is a grandchild of the host.
+#[test]
+fn docker_inside_a_docker_container() -> Result<()> {
+    let _live = live!("docker", "dockerd");
+    let docker = Docker::shared()?;
+    let runc = Runc::new()?;
+    let shared = runc.dir().join("shared");
+    std::fs::create_dir_all(&shared)?;
+    std::fs::write(shared.join("daemon.json"), "{}")?;
+    let tar = image::rootfs_tar(&shared)?;
+    let mut options: Vec<String> = [
+        "--cap-add=SYS_ADMIN",
+        "--cap-add=NET_ADMIN",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--security-opt=systempaths=unconfined",
+        "--cgroupns=host",
+        "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
+        "--env=PATH=/bin:/usr/bin:/usr/sbin",
+        "--tmpfs=/inner:exec",
+        "--tmpfs=/run",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    options.push(format!("--volume={}:/shared", shared.display()));
+    for dir in HOST.into_iter().filter(|dir| Path::new(dir).is_dir()) {
+        options.push(format!("--volume={dir}:{dir}:ro"));
+    }
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let outer = docker.create(&options, &["/bin/sh", "-c", DOCKERD])?;
+    let mut tracer = Tracer::start(&[])?;
+    outer.act(&["start"])?;
+    let host = format!("unix://{}", shared.join("docker.sock").display());
+    let inside =
+        |arguments: &[&str]| run(program("docker").args(["--host", &host]).args(arguments));
+    wait_until(DEADLINE, "the inner daemon to answer", || {
+        Ok((inside(&["version"])?.code == 0).then_some(()))
+    })
+    .map_err(|error| error.context(tail(&shared.join("log"), 20)))?;
+    inside(&["import", &tar.display().to_string(), image::NAME])?.ended(0)?;
+    let create = ["create", "--name=inner", "--network=none", image::NAME];
+    let inner = inside(&[&create[..], &["/bin/sh", "-c", "exit 8"]].concat())?.ended(0)?;
+    let inner = inner.text();
+    inside(&["start", "--attach", inner])?.ended(8)?;
+    inside(&["rm", inner])?.ended(0)?;
+    outer.act(&["kill"])?;
+    let docker_started = started("/bin/sh").is("container.name", "inner");
+    tracer.expect_lives(&[
+        (inner, &life(docker_started, 8, &[outer.id()])),
+        (outer.id(), &outer_life()),
+    ])?;
+    tracer.stop()?;
+    Ok(())
+}
+
+fn outer_life() -> Vec<Step> {
+    let steps = [
+        created(),
+        started("/bin/sh"),
+        killed("SIGKILL", 9, false),
+        emptied(),
+        removed(),
+    ];
+    steps.into_iter().map(|step| step.parents(&[])).collect()
 }
 
 /// The paths that a Docker daemon inside a Docker container makes.

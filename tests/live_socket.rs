@@ -18,7 +18,7 @@ use tracer_tests::{
     command::{Done, Running, run, spawn},
     ensure, live,
     raw::RawContainer,
-    runtimes::{Runc, Spec},
+    runtimes::{Podman, Runc, Spec},
     tracer::binary,
     wait::DEADLINE,
 };
@@ -201,6 +201,16 @@ fn shown(path: &str, id: &str, state: &str, live: &str) -> Result<()> {
         "{}",
         done.stdout
     );
+    // Each source is that of a fact which is there.
+    let sources = inspected["sources"].as_object().context("no sources")?;
+    for fact in sources.keys() {
+        let pointer = format!("/{}", fact.replace('.', "/"));
+        ensure!(
+            inspected.pointer(&pointer).is_some(),
+            "{fact}: {}",
+            done.stdout
+        );
+    }
     Ok(())
 }
 
@@ -236,5 +246,21 @@ fn a_container_is_shown_with_and_without_a_daemon() -> Result<()> {
     running.finish(DEADLINE)?.ended(137)?;
     let gone = run(&mut self::tracer(&["inspect", "--socket", "none", id]))?.ended(1)?;
     ensure!(gone.stderr.contains(id), "{}", gone.stderr);
+    Ok(())
+}
+
+/// Its storage is where no default is, and no daemon says so: its monitor does.
+#[test]
+fn a_scan_names_containers_of_any_podman() -> Result<()> {
+    let _live = live!("podman", "runc");
+    let podman = Podman::shared()?;
+    let container = podman.create(&[], &["/bin/sleep", "1000"])?;
+    container.act(&["start"])?;
+    let id = container.id();
+    let ps = ["ps", "--socket", "none", "--format", "json"];
+    let done = run(tracer(&ps).args(["--container", id]))?.ended(0)?;
+    let found = listed(&done, id)?.context("the scan does not find it")?;
+    ensure!(found.text("container.name").is_some(), "{}", done.stdout);
+    ensure!(found.text("enrichment") == Some("full"), "{}", done.stdout);
     Ok(())
 }

@@ -40,6 +40,20 @@ impl RawContainer {
         Self::below("/docker", |_| true)
     }
 
+    /// `/libpod_parent/libpod-<id>` in every hierarchy: its files are in a list of all containers.
+    pub fn podman() -> Result<Self> {
+        let id = random_id()?;
+        Self::make(format!("/libpod_parent/libpod-{id}"), id, |_| true)
+    }
+
+    /// Where a user's Podman makes its containers, under systemd.
+    pub fn rootless_podman(uid: u32) -> Result<Self> {
+        let id = random_id()?;
+        let slice = format!("/user.slice/user-{uid}.slice");
+        let path = format!("{slice}/user@{uid}.service/user.slice/libpod-{id}.scope");
+        Self::make(path, id, |_| true)
+    }
+
     /// `/docker/<id>` in the hierarchies that `wanted` picks.
     pub fn docker_in(wanted: impl Fn(&Kind) -> bool) -> Result<Self> {
         Self::below("/docker", wanted)
@@ -52,7 +66,10 @@ impl RawContainer {
 
     fn below(parent: &str, wanted: impl Fn(&Kind) -> bool) -> Result<Self> {
         let id = random_id()?;
-        let path = format!("{parent}/{id}");
+        Self::make(format!("{parent}/{id}"), id, wanted)
+    }
+
+    fn make(path: String, id: String, wanted: impl Fn(&Kind) -> bool) -> Result<Self> {
         let mut container = Self {
             id,
             path,
@@ -125,6 +142,11 @@ impl RawContainer {
                 cgroup::remove(&dir.join("docker")).with_context(|| format!("remove {inner}"))?;
             }
             cgroup::remove(&dir)?;
+            // What was made for a user who is nobody; a directory that others use stays.
+            let above = dir.ancestors().skip(1);
+            for parent in above.take_while(|dir| dir.to_string_lossy().contains("/user-")) {
+                drop(fs::remove_dir(parent));
+            }
         }
         Ok(())
     }

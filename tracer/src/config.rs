@@ -127,6 +127,7 @@ impl Config {
             history_bytes >= MIN_HISTORY_BYTES,
             "history_bytes is {history_bytes}: it must be at least {MIN_HISTORY_BYTES}"
         );
+        let sandbox = args.sandbox.or(file.sandbox).unwrap_or_default();
         let state_dir = args.state_dir.or(file.state_dir).or_else(systemds);
         let pin = args.pin.or(file.pin);
         anyhow::ensure!(
@@ -149,7 +150,7 @@ impl Config {
             record: args.record,
             file: args.file.or(file.file),
             stdout: args.stdout.or(file.stdout).unwrap_or(true),
-            sandbox: args.sandbox.or(file.sandbox).unwrap_or_default(),
+            sandbox,
             state_dir,
             pin,
             #[cfg(feature = "metrics")]
@@ -159,7 +160,7 @@ impl Config {
             },
             #[cfg(feature = "upstream")]
             upstream: crate::upstream::settings::Settings::new(args.upstream, file.upstream)?,
-            runtimes: file.runtimes.checked(args.ask_runtimes)?,
+            runtimes: file.runtimes.checked(args.ask_runtimes, sandbox)?,
             filter: filter(FilterArgs {
                 types: either(args.filter.types, file.filter.types),
                 runtimes: either(args.filter.runtimes, file.filter.runtime),

@@ -60,6 +60,11 @@ pub fn enter(config: &Config) {
         tracing::info!(path = %path.display(), "CAP_DAC_OVERRIDE is kept: the directory belongs to another user");
         kept.insert(Capability::CAP_DAC_OVERRIDE);
     }
+    if config.runtimes.asks_users() {
+        // A socket is connected to by who may write to it: its user.
+        tracing::info!("CAP_DAC_OVERRIDE is kept: [runtimes] users is on");
+        kept.insert(Capability::CAP_DAC_OVERRIDE);
+    }
     if let Err(error) = limit_capabilities(&kept) {
         tracing::warn!(error = format!("{error:#}"), "capabilities are kept");
     }

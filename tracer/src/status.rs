@@ -76,7 +76,7 @@ impl Status {
         }
         match found.as_slice() {
             [] => Err(format!(
-                "there is no container '{}': give its id, at least {MIN_PREFIX} characters of it, or its name",
+                "there is no container '{}' now: give its id, at least {MIN_PREFIX} characters of it, or its name (`tracer events --since 1h --no-follow` tells of those that are gone)",
                 wanted.escape_debug()
             )),
             [instance] => Ok((
@@ -125,6 +125,9 @@ impl Status {
         }
         if self.container.runtime.is_some() {
             from("container.runtime.name", who);
+        }
+        if self.container.name.as_deref() == Some(&*self.container.id) {
+            from("container.name", who);
         }
     }
 

@@ -3,11 +3,15 @@
 pub mod containerd;
 pub mod cri;
 pub mod docker;
+pub mod lxc;
+pub mod nspawn;
 pub mod podman;
 pub mod runc;
 
 pub use containerd::Containerd;
 pub use docker::Docker;
+pub use lxc::Lxc;
+pub use nspawn::Machine;
 pub use podman::Podman;
 pub use runc::{Runc, Spec};
 

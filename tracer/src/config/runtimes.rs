@@ -2,8 +2,10 @@
 //!
 //! ```toml
 //! [runtimes]
+//! files = true    # read what they wrote of their containers
 //! ask = true      # over their sockets, for what no file says
 //! learn = true    # sockets and directories from the command lines of running daemons
+//! users = false   # also ask the sockets of users, which takes CAP_DAC_OVERRIDE
 //!
 //! [runtimes.sockets]
 //! docker = ["/srv/docker.sock"]
@@ -24,6 +26,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::{
+    cli::SandboxArg,
     enrich::{Places, Sources},
     metadata::{Answer, Sockets},
 };
@@ -32,8 +35,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtimes {
+    files: Option<bool>,
     ask: Option<bool>,
     learn: Option<bool>,
+    users: Option<bool>,
     sockets: SocketPaths,
     directories: Directories,
 }
@@ -58,7 +63,7 @@ struct Directories {
 
 impl Runtimes {
     /// Puts the flag in and checks the paths.
-    pub(super) fn checked(self, ask: Option<bool>) -> anyhow::Result<Self> {
+    pub(super) fn checked(self, ask: Option<bool>, sandbox: SandboxArg) -> anyhow::Result<Self> {
         let (sockets, directories) = (&self.sockets, &self.directories);
         let all = [
             &sockets.docker,
@@ -79,13 +84,22 @@ impl Runtimes {
         }
         Ok(Self {
             ask: ask.or(self.ask),
+            // Without a sandbox they are in reach anyhow.
+            users: self.users.or(Some(sandbox == SandboxArg::None)),
             ..self
         })
+    }
+
+    /// Whether the sockets of users are asked: only their user, and who may override that, connects.
+    #[must_use]
+    pub fn asks_users(&self) -> bool {
+        self.ask.unwrap_or(true) && self.learn.unwrap_or(true) && self.users == Some(true)
     }
 
     /// Puts the configured directories before the defaults, and those of running daemons before
     /// both. Looks through `/proc`.
     pub(crate) fn configure(&self, sources: &mut Sources) {
+        sources.files = self.files.unwrap_or(true);
         let given = &self.directories;
         let put = |places: &mut Places, paths: &[PathBuf]| {
             for path in paths.iter().rev() {
@@ -126,7 +140,8 @@ impl Runtimes {
             let endpoint = move |path| Endpoint::new(kind, path);
             paths.iter().map(endpoint)
         });
-        let sockets = runtimes::Sockets::new(configured.collect(), self.learn.unwrap_or(true));
+        let mut sockets = runtimes::Sockets::new(configured.collect(), self.learn.unwrap_or(true));
+        sockets.users = self.asks_users();
         Thread::start(sockets, answers.clone())
     }
 

@@ -104,6 +104,7 @@ impl Gathered {
         let before = have.image.clone();
         have.image = std::mem::take(&mut have.image).or(more.image);
         tell("container.image.name", before.name != have.image.name);
+        tell("container.image.tags", before.tags != have.image.tags);
         tell("container.image.id", before.id != have.image.id);
         tell(
             "container.image.repo_digests",
@@ -125,13 +126,13 @@ impl Gathered {
             "k8s.container.name",
             fill(&mut kube.container, other.container),
         );
-        tell("created", fill(&mut have.created, more.created));
+        tell("container.created", fill(&mut have.created, more.created));
         tell(
-            "restart_count",
+            "container.restart_count",
             fill(&mut have.restart_count, more.restart_count),
         );
         fill(&mut have.pod_sandbox, more.pod_sandbox);
-        tell("sandbox", more.sandbox && !have.sandbox);
+        tell("container.sandbox", more.sandbox && !have.sandbox);
         have.sandbox |= more.sandbox;
         tell(
             "container.runtime.name",

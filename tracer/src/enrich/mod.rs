@@ -39,6 +39,8 @@ mod bundle;
 mod created;
 mod docker;
 mod found;
+#[cfg(test)]
+mod hostile_tests;
 mod json;
 mod open;
 mod reader;

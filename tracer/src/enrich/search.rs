@@ -42,7 +42,8 @@ pub fn lookup(sources: &Sources, query: &Query<'_>) -> Facts {
     let id = query.id;
     let good = !matches!(id, "" | "." | "..") && id.len() <= MAX_ID && !id.contains(['/', '\0']);
     let filesystem = query.filesystem.unwrap_or(&sources.filesystem);
-    let Some(tree) = Tree::open(filesystem).ok().filter(|_| good) else {
+    let tree = (good && sources.files).then(|| Tree::open(filesystem).ok());
+    let Some(tree) = tree.flatten() else {
         return Facts::default();
     };
     let mut search = Search {

@@ -32,6 +32,8 @@ pub struct Places {
 /// Where files are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
+    /// Whether files are read at all.
+    pub files: bool,
     /// The file system that paths are in; another one where tracer itself is in a container and
     /// the host's is mounted there.
     pub filesystem: PathBuf,
@@ -92,6 +94,7 @@ impl Default for Sources {
     /// The runtimes' defaults, of k3s, `MicroK8s` and snaps too. No I/O.
     fn default() -> Self {
         Self {
+            files: true,
             filesystem: "/".into(),
             docker: Places::of(&["/var/lib/docker", "/var/snap/docker/common/var-lib-docker"]),
             containerd: Places::of(&[
@@ -111,6 +114,9 @@ impl Sources {
     /// Adds the places of rootless runtimes: below the homes in `/home`, and in `/run/user`. They
     /// are asked last, and only for files of the user whose they are.
     pub fn add_users(&mut self) {
+        if !self.files {
+            return;
+        }
         for (home, uid) in owned_dirs(&self.filesystem.join("home")) {
             let home = Path::new("/home").join(home).join(".local/share");
             self.docker.add_user(home.join("docker"), uid);
@@ -123,6 +129,7 @@ impl Sources {
                 .add_user(run.join("docker/containerd/daemon"), uid);
             self.oci.add_user(run.join("crun"), uid);
             self.oci.add_user(run.join("runc"), uid);
+            self.oci.add_user(run.join("youki"), uid);
             self.oci_namespaced
                 .add_user(run.join("docker/runtime-runc"), uid);
         }
@@ -200,7 +207,8 @@ impl Sources {
     }
 
     fn is_new_and_roots(&self, places: &Places, path: &str) -> bool {
-        path.starts_with('/')
+        self.files
+            && path.starts_with('/')
             && !places.knows(path.as_ref())
             && Tree::open(&self.filesystem)
                 .and_then(|tree| tree.dir(path.as_ref()))

@@ -129,6 +129,14 @@ impl Runtime {
     }
 }
 
+/// Whether the id of a container of this runtime is the name that a person gave it, and all that
+/// the runtime knows it by.
+#[must_use]
+pub fn is_named_by_id(runtime: &str) -> bool {
+    let named = [Runtime::Lxc, Runtime::LibvirtLxc, Runtime::SystemdNspawn];
+    named.iter().any(|one| one.as_str() == runtime)
+}
+
 impl fmt::Display for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

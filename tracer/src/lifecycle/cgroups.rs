@@ -415,7 +415,10 @@ impl Machine {
                 ..K8s::default()
             })
         });
+        let runtime = claim.runtime.as_ref().map(|runtime| &*runtime.name);
+        let named = runtime.is_some_and(identity::is_named_by_id);
         Identity {
+            name: named.then(|| Arc::clone(&claim.id)),
             id: claim.id,
             instance: format!("{}:{}:{}", self.host.boot_id, key.hierarchy, key.id).into(),
             runtime: claim.runtime,
@@ -423,7 +426,6 @@ impl Machine {
             cgroup: key,
             hierarchy: self.host.hierarchy(key.hierarchy),
             path: claim.path,
-            name: None,
             image: None,
             label: None,
             k8s,

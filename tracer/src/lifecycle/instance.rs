@@ -168,10 +168,15 @@ pub struct Instance {
 
 impl Instance {
     pub(super) fn new(identity: Identity, group: Arc<[u8]>) -> Self {
+        // Named by its path: no file says more.
+        let enrichment = match identity.name {
+            Some(_) => Enrichment::Full,
+            None => Enrichment::None,
+        };
         Self {
             identity: Arc::new(identity),
             group,
-            enrichment: Enrichment::None,
+            enrichment,
             version: 0,
             started: None,
             end: None,

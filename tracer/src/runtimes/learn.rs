@@ -30,7 +30,8 @@ const TIMES: u32 = 100;
 const MAX_USERS: usize = 128;
 
 /// Names of daemons, as the kernel cuts them.
-const DAEMONS: [&str; 6] = [
+const DAEMONS: [&str; 7] = [
+    "conmon",
     "dockerd",
     "containerd",
     "containerd-shim",
@@ -75,15 +76,17 @@ impl Learnt {
         self.not_before = self.not_before.map(|then| then.min(soon));
     }
 
-    /// Looks at the daemons and users that there are.
-    pub fn look(&mut self) -> Found {
+    /// Looks at the daemons that there are, and at users if their sockets are asked.
+    pub fn look(&mut self, users: bool) -> Found {
         let start = Instant::now();
         let command_lines = command_lines();
         let mut endpoints: Vec<Endpoint> = command_lines
             .iter()
             .flat_map(|line| of_line(line))
             .collect();
-        endpoints.extend(of_users(Path::new("/run/user")));
+        if users {
+            endpoints.extend(of_users(Path::new("/run/user")));
+        }
         let mut found = Found {
             endpoints: Vec::new(),
             command_lines,
@@ -146,14 +149,27 @@ fn command_line(dir: &Path, own: &Path) -> Option<Vec<String>> {
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
         .collect();
-    // One of many shims tells as much as all of them: where containerd listens.
+    // One of many shims tells as much as all of them: where containerd listens; one of many conmons
+    // where the containers of its Podman are.
     Some(match words.first() {
+        Some(program) if base(program) == "conmon" => {
+            let root = root_of_conmon(&words)?;
+            vec!["podman".to_owned(), "--root".to_owned(), root.to_owned()]
+        }
         Some(program) if base(program).starts_with("containerd-shim") => {
             let address = option(&words, &["address"])?.to_owned();
             vec![program.clone(), "-address".to_owned(), address]
         }
         _ => with_configuration(words, read_config),
     })
+}
+
+/// The storage of which a conmon runs a bundle: `ROOT/overlay-containers/ID/userdata`.
+fn root_of_conmon(words: &[String]) -> Option<&str> {
+    let bundle = option(words, &["b", "bundle"])?;
+    let (rest, _) = bundle.strip_suffix("/userdata")?.rsplit_once('/')?;
+    let (root, driver) = rest.rsplit_once('/')?;
+    driver.ends_with("-containers").then_some(root)
 }
 
 /// Adds what a daemon's configuration says, as options behind those that it was started with.
@@ -385,6 +401,24 @@ mod tests {
         );
         check("containerd -a relative.sock", None, &[]);
         check("containerd -a", None, &[]);
+    }
+
+    #[test]
+    fn a_conmon_says_where_its_podman_keeps_containers() {
+        let root = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            root_of_conmon(&words).map(str::to_owned)
+        };
+        let podmans = "/usr/bin/conmon --api-version 1 -c a -u a -r /usr/sbin/runc";
+        assert_eq!(
+            root(&format!(
+                "{podmans} -b /x/overlay-containers/a/userdata -p /x"
+            )),
+            Some("/x".to_owned())
+        );
+        assert_eq!(root(&format!("{podmans} -b /x/a/userdata")), None);
+        assert_eq!(root(&format!("{podmans} -b")), None);
+        assert_eq!(root(podmans), None);
     }
 
     #[test]

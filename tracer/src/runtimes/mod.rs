@@ -103,8 +103,10 @@ impl Endpoint {
 pub struct Sockets {
     /// In the order of asking.
     pub endpoints: Vec<Endpoint>,
-    /// Also those that running daemons were told to use, and those of users.
+    /// Also those that running daemons were told to use.
     pub learn: bool,
+    /// Also those of users.
+    pub users: bool,
 }
 
 /// What runtimes use unless told otherwise.
@@ -136,7 +138,11 @@ impl Sockets {
                 endpoints.push(default);
             }
         }
-        Self { endpoints, learn }
+        Self {
+            endpoints,
+            learn,
+            users: false,
+        }
     }
 }
 
@@ -320,7 +326,7 @@ async fn serve(
         let message = tokio::select! {
             message = messages.recv() => message,
             () = sleep_until(learnt.due().into()), if looks => {
-                look(&mut learnt, &desk, &daemons);
+                look(&mut learnt, sockets.users, &desk, &daemons);
                 continue;
             }
         };
@@ -343,8 +349,8 @@ async fn serve(
 }
 
 /// Looks for daemons that were not there, or not known, before.
-fn look(learnt: &mut Learnt, desk: &Rc<Desk>, daemons: &Daemons) {
-    let found = learnt.look();
+fn look(learnt: &mut Learnt, users: bool, desk: &Rc<Desk>, daemons: &Daemons) {
+    let found = learnt.look(users);
     // As they are now: whoever reads them may not have come to it for a while.
     *daemons.lock().unwrap_or_else(PoisonError::into_inner) = found.command_lines;
     for endpoint in found.endpoints {

@@ -98,6 +98,7 @@ fn thread_for(socket: &Path) -> (Thread, mpsc::Receiver<Answer>) {
     let sockets = Sockets {
         endpoints: vec![Endpoint::new(Kind::Podman, socket)],
         learn: false,
+        users: false,
     };
     let (sender, answers) = mpsc::channel(64);
     (Thread::start(sockets, sender).expect("a thread"), answers)

@@ -49,7 +49,7 @@ impl Runtime {
     }
 }
 
-const RUNTIMES: [Runtime; 6] = [
+const RUNTIMES: [Runtime; 8] = [
     Runtime::new("runc", "runc", "containers without any daemon"),
     Runtime::new("crun", "crun", "the other low-level runtime; podman's here"),
     Runtime::new("containerd", "containerd", "ctr and the CRI plugin"),
@@ -59,6 +59,15 @@ const RUNTIMES: [Runtime; 6] = [
         ..Runtime::new("dockerd", "docker", "Docker's containers")
     },
     Runtime::new("podman", "podman", "Podman's containers and pods"),
+    Runtime::new("lxc-start", "lxc", "LXC's containers"),
+    Runtime {
+        pacman: "systemd",
+        ..Runtime::new(
+            "systemd-nspawn",
+            "systemd-container",
+            "systemd-nspawn's containers",
+        )
+    },
     Runtime {
         is_static: true,
         apt: "busybox-static",
@@ -157,19 +166,19 @@ mod tests {
         let all = |family| RUNTIMES.map(|runtime| runtime.package(family)).join(" ");
         assert_eq!(
             all(Family::Apt),
-            "runc crun containerd docker.io podman busybox-static"
+            "runc crun containerd docker.io podman lxc systemd-container busybox-static"
         );
         assert_eq!(
             all(Family::Dnf),
-            "runc crun containerd moby-engine podman busybox"
+            "runc crun containerd moby-engine podman lxc systemd-container busybox"
         );
         assert_eq!(
             all(Family::Pacman),
-            "runc crun containerd docker podman busybox"
+            "runc crun containerd docker podman lxc systemd busybox"
         );
         assert_eq!(
             all(Family::Zypper),
-            "runc crun containerd docker podman busybox-static"
+            "runc crun containerd docker podman lxc systemd-container busybox-static"
         );
     }
 }
