@@ -12,6 +12,7 @@ mod containers;
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -113,6 +114,8 @@ fn show(args: &Args, dir: &Path, stop: &AtomicBool) -> Result<()> {
             .args(["--socket", "none"]),
         dir,
     )?;
+    // What lives before tracer looks is only discovered.
+    until(stop, "the agent to be let in", || is_let_in(address))?;
     say::note(format_args!("containers come from {}", engine.name()));
     say::note(format_args!(
         "the page: http://{address}/    Ctrl-C ends it"
@@ -137,6 +140,15 @@ fn tracer() -> Command {
     // Set by cargo for xtask, with the compiler's libraries.
     tracer.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null());
     tracer
+}
+
+/// Whether the gateway has records of the node that this host is.
+fn is_let_in(address: SocketAddr) -> Result<bool> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /v1/nodes HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.contains("\"connected\":true"))
 }
 
 /// This port of the loopback, or any.

@@ -110,6 +110,8 @@ const FOLLOW: Duration = Duration::from_secs(1);
 const MAX_WAITING: usize = 50_000;
 /// Between two looks at the clock where nothing comes.
 const TICK: Duration = Duration::from_millis(500);
+/// Between two looks at who is silent.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two steps of retention where there is nothing to take away.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// Between two writings of when nodes were seen last.
@@ -137,6 +139,7 @@ pub struct Core {
     syncer: Syncer,
     waiting: BTreeMap<i64, Put>,
     followed: Instant,
+    looked: Instant,
     expired: Instant,
     seen: Instant,
     started: Instant,
@@ -195,6 +198,7 @@ impl Core {
                 .map(|put| (put.row, put))
                 .collect(),
             followed: started,
+            looked: started,
             expired: started,
             seen: started,
             started,
@@ -302,7 +306,7 @@ impl Core {
                 self.close(node);
             }
         }
-        self.carry_out(node, out, &[])
+        self.carry_out(node, out, None)
     }
 
     fn saw(&mut self, node: NodeId) {
@@ -349,10 +353,10 @@ impl Core {
         self.saw(node);
         self.turn.dirty.insert(node);
         self.turn.welcomes.push((node, answer));
-        self.carry_out(node, out, &[])
+        self.carry_out(node, out, None)
     }
 
-    fn records(&mut self, node: NodeId, batch: Batch) -> Result<(), StoreError> {
+    fn records(&mut self, node: NodeId, mut batch: Batch) -> Result<(), StoreError> {
         self.begin()?;
         let mut out = Out::default();
         let now = self.now();
@@ -376,13 +380,12 @@ impl Core {
             self.metrics.stored.inc_by(count);
         }
         self.turn.bytes += batch.bytes();
-        let lines = batch.all();
         if let Some(stream) = self.fleet.node(node).and_then(|n| n.stream()) {
             self.turn.acks.insert(node, stream.committed);
         }
         self.turn.dirty.insert(node);
-        self.turn.permits.push(batch.permit);
-        self.carry_out(node, out, &lines)
+        self.turn.permits.push(std::mem::take(&mut batch.permit));
+        self.carry_out(node, out, Some(&batch))
     }
 
     fn append(
@@ -416,7 +419,7 @@ impl Core {
         &mut self,
         node: NodeId,
         seq: u64,
-        batch: Batch,
+        mut batch: Batch,
         last: bool,
     ) -> Result<(), StoreError> {
         self.begin()?;
@@ -429,20 +432,19 @@ impl Core {
         let now = self.now();
         self.fleet.snapshot(now, node, &part, &mut out);
         self.metrics.snapshots.inc();
-        let lines = batch.all();
-        self.turn.permits.push(batch.permit);
+        self.turn.permits.push(std::mem::take(&mut batch.permit));
         self.turn.dirty.insert(node);
         // It is in no log: what it changed is written with it.
         self.turn.flush = true;
-        self.carry_out(node, out, &lines)
+        self.carry_out(node, out, Some(&batch))
     }
 
-    /// Does what the fleet wants done.
+    /// Does what the fleet wants done; `batch` is what its indices are of.
     fn carry_out(
         &mut self,
         node: NodeId,
         out: Out,
-        lines: &[bytes::Bytes],
+        batch: Option<&Batch>,
     ) -> Result<(), StoreError> {
         let received = self.store.tail().received.max(wall_ms());
         for change in out.rows {
@@ -452,7 +454,8 @@ impl Core {
                     row,
                     node,
                     entry: Some(entry),
-                    line: lines.get(index).cloned().unwrap_or_default(),
+                    // A copy: a slice would keep the whole message.
+                    line: bytes::Bytes::copy_from_slice(batch.map_or(&[], |b| b.line(index))),
                     received,
                 },
             };
@@ -502,11 +505,15 @@ impl Core {
     }
 
     fn tick(&mut self) -> Result<(), StoreError> {
-        for (node, own, session) in self.fleet.tick(self.now()) {
-            if session.is_some() {
-                self.close(node);
+        // It goes through all nodes.
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            for (node, own, session) in self.fleet.tick(self.now()) {
+                if session.is_some() {
+                    self.close(node);
+                }
+                self.tell(node, &own)?;
             }
-            self.tell(node, &own)?;
         }
         if self.expired.elapsed() >= EXPIRE_EVERY {
             self.begin()?;

@@ -66,6 +66,9 @@ struct Session {
     service: Service,
     bucket: Bucket,
     outbox: Outbox,
+    /// A piece of the last message with records. As long as it is there, the next message gets memory
+    /// of its own, as little as it needs; without it a node that says a lot once would keep as much.
+    last: Option<bytes::Bytes>,
 }
 
 /// Why a session ends.
@@ -160,6 +163,7 @@ impl Service {
             bucket: Bucket::new(self.rate),
             service: self.clone(),
             outbox,
+            last: None,
         };
         let end = session.read(&mut incoming).await;
         if let End::Wrong(detail) = end {
@@ -342,6 +346,8 @@ impl Session {
         if let Some(wait) = self.bucket.take(count, Instant::now()) {
             tokio::time::sleep(wait).await;
         }
+        let last = records.records.last().cloned();
+        drop(std::mem::replace(&mut self.last, last));
         let permit = self.service.room(size(&records.records)).await;
         let batch = Batch::records(records.first_seq, &records.records, permit);
         let (node, session) = (self.node, self.id);

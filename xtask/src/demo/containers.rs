@@ -38,7 +38,7 @@ const PACE: Duration = Duration::from_millis(1500);
 const LIVES: [(&str, &str, Option<u64>); 6] = [
     ("shop", "sleep 9; exit 0", None),
     ("cart", "sleep 6; exit 1", None),
-    ("mail", "sleep 4; kill -9 $$", None),
+    ("mail", "sleep 4; exit 3", None),
     (
         "report",
         "sleep 2; dd if=/dev/zero of=/dev/null bs=64M count=1; exit 0",

@@ -1,8 +1,6 @@
 //! What a simulated node tells: lives of containers in turn, as text, and the table that follows
 //! from them.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -31,7 +29,8 @@ pub struct Story {
     pub name: String,
     pub stream: String,
     boot_id: String,
-    number: u64,
+    /// Of the containers; over all their lives.
+    ids: Vec<String>,
     seq: u64,
     slots: Vec<Slot>,
     next_slot: usize,
@@ -51,7 +50,7 @@ impl Story {
             name: format!("node-{number:05}"),
             stream: format!("01a20000-0000-7000-8000-{number:012x}"),
             boot_id: format!("00000000-0000-4000-8000-{number:012x}"),
-            number,
+            ids: (0..containers).map(|slot| id(number, slot)).collect(),
             seq: 0,
             slots: vec![slot; containers],
             next_slot: 0,
@@ -96,7 +95,7 @@ impl Story {
 
     fn of_node(&mut self, kind: &str) -> Bytes {
         self.seq += 1;
-        let mut line = self.head("node", kind);
+        let mut line = self.head("node.", kind);
         line.push('}');
         line.into()
     }
@@ -111,55 +110,85 @@ impl Story {
             self.hash = self.hash.wrapping_sub(old);
             self.containers -= 1;
         }
+        let instance = format!("{}:0:{cgroup}", self.boot_id);
         if state != "removed" {
-            let part = format!("{}:0:{cgroup} {}", self.boot_id, self.seq);
-            let part = xxh3_64(part.as_bytes());
+            let part = xxh3_64(format!("{instance} {}", self.seq).as_bytes());
             slot.hash = Some(part);
             self.hash = self.hash.wrapping_add(part);
             self.containers += 1;
         }
-        let mut line = self.head("container", kind);
-        self.body(&mut line, at, cgroup, state);
+        let mut line = self.head("container.", kind);
+        self.body(&mut line, at, &instance, state);
         line.into()
     }
 
+    /// Put together from pieces: the load must cost less than what it loads.
     fn head(&self, of: &str, kind: &str) -> String {
-        let mut line = String::with_capacity(1024);
-        // Writing to a String cannot fail.
-        let _infallible: std::fmt::Result = write!(
-            line,
-            "{{\"id\":\"{stream}/{seq}\",\"seq\":{seq},\"time\":\"2026-11-22T00:11:45.{seq:09}Z\",\
-             \"type\":\"{of}.{kind}\",\"origin\":\"kernel\",\"host\":{{\"name\":\"{name}\",\
-             \"id\":\"0123456789abcdef{number:016x}\",\"boot_id\":\"{boot}\"}}",
-            stream = self.stream,
-            seq = self.seq,
-            name = self.name,
-            number = self.number,
-            boot = self.boot_id,
-        );
+        let mut number = itoa::Buffer::new();
+        let seq = number.format(self.seq);
+        let mut line = String::with_capacity(LINE);
+        let zeros = "000000000".get(seq.len().min(9)..).unwrap_or_default();
+        for piece in [
+            "{\"id\":\"",
+            &self.stream,
+            "/",
+            seq,
+            "\",\"seq\":",
+            seq,
+            ",\"time\":\"2026-11-22T00:11:45.",
+            zeros,
+            seq,
+            "Z\",\"type\":\"",
+            of,
+            kind,
+            "\",\"origin\":\"kernel\",\"host\":{\"name\":\"",
+            &self.name,
+            "\",\"id\":\"0123456789abcdef0123456789abcdef\",\"boot_id\":\"",
+            &self.boot_id,
+            "\"}",
+        ] {
+            line.push_str(piece);
+        }
         line
     }
 
-    fn body(&self, line: &mut String, at: usize, cgroup: u64, state: &str) {
-        let _infallible: std::fmt::Result = write!(
-            line,
-            ",\"container\":{{\"id\":\"{id}\",\"instance\":\"{boot}:0:{cgroup}\",\"name\":\"shop-{at}\",\
-             \"runtime\":{{\"name\":\"docker\"}},\"image\":{{\"name\":\"registry.example/shop/frontend\",\
-             \"tags\":[\"1.27.3\"]}},\"label\":{{\"app\":\"shop\",\"tier\":\"frontend\"}},\
-             \"state\":\"{state}\",\"version\":{seq},\"parents\":[]}},\"cgroup\":{{\"hierarchy\":\"unified\",\
-             \"id\":\"{cgroup}\",\"path\":\"/docker/{id}\"}},\"process\":{{\"pid\":{pid},\"vpid\":1,\
-             \"parent_pid\":4690,\"executable\":{{\"name\":\"nginx\",\"path\":\"/usr/sbin/nginx\"}}}},\
-             \"enrichment\":\"full\",\"emit_latency_ns\":42588}}",
-            id = id(self.number, at),
-            boot = self.boot_id,
-            seq = self.seq,
-            pid = 10_000 + cgroup % 1_000_000,
-        );
+    fn body(&self, line: &mut String, at: usize, instance: &str, state: &str) {
+        let mut numbers = [itoa::Buffer::new(), itoa::Buffer::new()];
+        let [seq, slot] = &mut numbers;
+        let (seq, slot) = (seq.format(self.seq), slot.format(at));
+        let id = self.ids.get(at).map_or("", String::as_str);
+        let cgroup = instance.rsplit(':').next().unwrap_or_default();
+        for piece in [
+            ",\"container\":{\"id\":\"",
+            id,
+            "\",\"instance\":\"",
+            instance,
+            "\",\"name\":\"shop-",
+            slot,
+            "\",\"runtime\":{\"name\":\"docker\"},\"image\":{\"name\":\"registry.example/shop/frontend\",\
+             \"tags\":[\"1.27.3\"]},\"label\":{\"app\":\"shop\",\"tier\":\"frontend\"},\"state\":\"",
+            state,
+            "\",\"version\":",
+            seq,
+            ",\"parents\":[]},\"cgroup\":{\"hierarchy\":\"unified\",\"id\":\"",
+            cgroup,
+            "\",\"path\":\"/docker/",
+            id,
+            "\"},\"process\":{\"pid\":1",
+            slot,
+            ",\"vpid\":1,\"parent_pid\":4690,\"executable\":{\"name\":\"nginx\",\
+             \"path\":\"/usr/sbin/nginx\"}},\"enrichment\":\"full\",\"emit_latency_ns\":42588}",
+        ] {
+            line.push_str(piece);
+        }
     }
 }
 
-/// The id of a node's container; over all its lives.
-pub fn id(node: u64, slot: usize) -> String {
+/// About as long as a line gets, bytes.
+const LINE: usize = 960;
+
+/// The id of a node's container.
+fn id(node: u64, slot: usize) -> String {
     format!("{node:08x}{slot:08x}{:048x}", node * 1000 + slot as u64)
 }
 

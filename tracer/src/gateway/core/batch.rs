@@ -100,15 +100,11 @@ impl Batch {
         whole.map_or_else(|| Packed::of(lines), Clone::clone)
     }
 
-    /// Each line, without its newline.
+    /// One line, without its newline.
     #[must_use]
-    pub fn all(&self) -> Vec<Bytes> {
-        let lines = 0..self.ends.len();
-        lines
-            .map(|index| {
-                let (from, to) = self.range(index);
-                self.text.slice(from..to.saturating_sub(1).max(from))
-            })
-            .collect()
+    pub fn line(&self, index: usize) -> &[u8] {
+        let (from, to) = self.range(index);
+        let line = self.text.get(from..to).unwrap_or_default();
+        line.strip_suffix(b"\n").unwrap_or(line)
     }
 }
