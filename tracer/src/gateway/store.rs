@@ -3,7 +3,7 @@
 //! ```text
 //!  log        one row per batch of a node: its lines as they came, and who sent them
 //!  container  one row per container: its newest record, and columns to search by
-//!  node, stream, run, meta
+//!  node, stream, run, mark, meta
 //! ```
 //!
 //! The log is the truth: a batch is acked when its row is durable. The table of containers follows
@@ -19,15 +19,19 @@
 //! * A batch, its stream's `committed` and the records of the gateway itself are in one transaction.
 //! * After a failed transaction nothing in memory is trusted: all is read again ([`Store::restore`]).
 
+mod age;
 mod read;
 mod restore;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
+use self::age::Age;
 pub use self::{
     read::{ContainerRow, Found, Item, Piece, Readers, Search},
     restore::Restored,
@@ -65,6 +69,7 @@ impl<T> Tried<T> for rusqlite::Result<T> {
 pub struct Store {
     connection: Connection,
     tail: Tail,
+    age: Age,
 }
 
 /// How long a reader or the writer waits for the other's lock.

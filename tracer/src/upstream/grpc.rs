@@ -284,11 +284,13 @@ impl<'a> Session<'a> {
         }
         let count = u64::try_from(run.lines.len()).unwrap_or(0);
         let first_seq = run.first.seq();
+        let after_seq = self.sent.seq();
         self.sent = Place::new(self.stream.id, first_seq + count - 1);
         self.link.metrics.add(Count::UpstreamSent, count);
         self.outbox.push_back(from_node(Said::Records(Records {
             first_seq,
             records: run.lines,
+            after_seq,
         })));
         Ok(())
     }
