@@ -1,12 +1,19 @@
 //! Nodes and a gateway under faults: real processes, a plan per seed.
 //!
-//! The gateway is the simplest one that keeps the protocol's promises (`reference-gateway`);
-//! `TRACER_GATEWAY=shipped` takes `tracer gateway` instead.
+//! The gateway is `tracer gateway` as it is shipped; the node's spool, senders, heartbeats and
+//! snapshots are those of `tracer run`, fed with invented container lives.
 //!
-//! `TRACER_SEED=n` carries out one plan again, `TRACER_SEEDS=n` so many (default 10, one per theme),
+//! `TRACER_SEED=n` carries out one plan again, `TRACER_SEEDS=n` so many (default: one per theme),
 //! `TRACER_FIRST_SEED=n` where to begin.
 
-use std::{collections::BTreeMap, env, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    ops::Range,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use tracer_tests::{
     Context, Result, need, this_test,
@@ -17,12 +24,12 @@ use tracer_tests::{
     },
 };
 
+/// Runs at a time: most of each is waiting.
+const AT_A_TIME: usize = 4;
+
 fn programs() -> Programs {
     Programs {
-        gateway: match env::var_os("TRACER_GATEWAY") {
-            Some(_) => binary(),
-            None => PathBuf::from(env!("CARGO_BIN_EXE_reference-gateway")),
-        },
+        gateway: binary(),
         node: PathBuf::from(env!("CARGO_BIN_EXE_synthetic-node")),
     }
 }
@@ -44,47 +51,80 @@ fn number(name: &str) -> Result<Option<u64>> {
         .transpose()
 }
 
-#[test]
-fn gateway_and_node_agree_after_every_fault() -> Result<()> {
-    let seeds = if let Some(seed) = number("TRACER_SEED")? {
-        seed..seed + 1
-    } else {
-        let first = number("TRACER_FIRST_SEED")?.unwrap_or(0);
-        first..first + number("TRACER_SEEDS")?.unwrap_or(Theme::ALL.len() as u64)
-    };
-    let may_mount = rustix::process::geteuid().is_root();
-    let mut by_theme: BTreeMap<Theme, (u64, u64, u64)> = BTreeMap::new();
-    let mut faults: BTreeMap<String, u64> = BTreeMap::new();
-    let mut failed = Vec::new();
-    for seed in seeds {
-        if Plan::of(seed).theme.mounts() && !may_mount {
-            need::skip(this_test!(), "filling a disk needs root")?;
-            continue;
-        }
-        match carry_out(seed) {
+fn seeds() -> Result<Range<u64>> {
+    if let Some(seed) = number("TRACER_SEED")? {
+        return Ok(seed..seed + 1);
+    }
+    let first = number("TRACER_FIRST_SEED")?.unwrap_or(0);
+    Ok(first..first + number("TRACER_SEEDS")?.unwrap_or(Theme::ALL.len() as u64))
+}
+
+/// What came of all runs.
+#[derive(Default)]
+struct Sum {
+    /// Runs, records, records missing and told.
+    by_theme: BTreeMap<Theme, (u64, u64, u64)>,
+    faults: BTreeMap<String, u64>,
+    failed: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, seed: u64, outcome: Result<Outcome>) {
+        match outcome {
             Ok(outcome) => {
-                let sum = by_theme.entry(outcome.theme).or_default();
-                sum.0 += 1;
-                sum.1 += outcome.records;
-                sum.2 += outcome.missing;
-                for (fault, count) in outcome.faults {
-                    *faults.entry(fault).or_default() += count;
-                }
+                let Outcome {
+                    theme,
+                    records,
+                    missing,
+                    took,
+                    ..
+                } = outcome;
                 println!(
-                    "seed {seed} {:?}: {} records, {} missing and told",
-                    outcome.theme, outcome.records, outcome.missing
+                    "seed {seed} {theme:?}: {records} records, {missing} missing and told, {took:.1?}"
                 );
+                let sum = self.by_theme.entry(theme).or_default();
+                sum.0 += 1;
+                sum.1 += records;
+                sum.2 += missing;
+                for (fault, count) in outcome.faults {
+                    *self.faults.entry(fault).or_default() += count;
+                }
             }
             Err(error) => {
                 println!("seed {seed} FAILED: {error:#}");
-                failed.push(seed);
+                self.failed.push(seed);
             }
         }
     }
-    for (theme, (runs, records, missing)) in by_theme {
+}
+
+#[test]
+fn gateway_and_node_agree_after_every_fault() -> Result<()> {
+    let may_mount = rustix::process::geteuid().is_root();
+    let mut seeds: Vec<u64> = seeds()?.collect();
+    seeds.retain(|seed| may_mount || !Plan::of(*seed).theme.mounts());
+    if !may_mount {
+        need::skip(this_test!(), "filling a disk needs root")?;
+    }
+    seeds.reverse();
+    let (seeds, sum) = (Mutex::new(seeds), Mutex::new(Sum::default()));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                let next = || seeds.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                while let Some(seed) = next() {
+                    let outcome = carry_out(seed);
+                    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                    sum.add(seed, outcome);
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (theme, (runs, records, missing)) in sum.by_theme {
         println!("{theme:?}: {runs} runs, {records} records, {missing} missing and told");
     }
-    println!("faults: {faults:?}");
-    assert!(failed.is_empty(), "failed seeds: {failed:?}");
+    println!("faults: {:?}", sum.faults);
+    assert!(sum.failed.is_empty(), "failed seeds: {:?}", sum.failed);
     Ok(())
 }

@@ -3,7 +3,10 @@
 //! Order and durations come from the boot clock alone. The wall clock is added when a record is
 //! made, as one offset that is read again when the clock is set.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 use schemars::JsonSchema;
@@ -54,7 +57,7 @@ pub fn wall_offset() -> WallOffset {
     let mut best = (u64::MAX, 0);
     for _ in 0..8 {
         let before = read(ClockId::Boottime);
-        let wall = read(ClockId::Realtime);
+        let wall = wall_now();
         let after = read(ClockId::Boottime);
         let width = after.saturating_sub(before);
         if width < best.0 {
@@ -72,6 +75,61 @@ fn read(clock: ClockId) -> u64 {
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     seconds.wrapping_mul(1_000_000_000).wrapping_add(nanos)
+}
+
+/// The wall clock, by way of the C library: tests put a clock in its place that they can set.
+fn wall_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Seconds that go by while a process runs, or while the boot lasts that it ran in. What is kept for
+/// a time is kept by this clock: a wall clock that is set ages nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct AgeClock {
+    base_s: u64,
+    boot_s: u64,
+}
+
+/// What such a clock said, to go on from in a later process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgeMark {
+    pub clock_s: u64,
+    /// When the boot clock said this …
+    pub boot_s: u64,
+    /// … in this boot.
+    pub boot_id: String,
+}
+
+impl AgeClock {
+    /// Goes on from `then`, in the boot `boot_id`.
+    #[must_use]
+    pub fn resume(then: &AgeMark, boot_id: &str) -> Self {
+        let boot_s = boot_s();
+        let passed = if then.boot_id == boot_id {
+            boot_s.saturating_sub(then.boot_s)
+        } else {
+            0
+        };
+        Self {
+            base_s: then.clock_s + passed,
+            boot_s,
+        }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now_s(self) -> u64 {
+        self.base_s + boot_s().saturating_sub(self.boot_s)
+    }
+}
+
+/// Seconds since boot.
+#[must_use]
+pub fn boot_s() -> u64 {
+    boot_now().0 / 1_000_000_000
 }
 
 /// Bytes of `2026-11-21T21:02:48.197953294Z`.
@@ -235,9 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn an_age_goes_on_within_a_boot_alone() {
+        let then = AgeMark {
+            clock_s: 100,
+            boot_s: boot_s().saturating_sub(5),
+            boot_id: "b".to_owned(),
+        };
+        let passed = boot_s() - then.boot_s;
+        assert!(AgeClock::resume(&then, "b").now_s() >= 100 + passed);
+        assert!(AgeClock::resume(&then, "c").now_s() < 100 + passed.max(2));
+    }
+
+    #[test]
     fn the_offset_leads_to_the_wall_clock() {
         let offset = wall_offset();
-        let wall = read(ClockId::Realtime);
+        let wall = wall_now();
         assert!(offset.at(boot_now()).0.abs_diff(wall) < 1_000_000_000);
     }
 }

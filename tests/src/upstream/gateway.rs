@@ -8,11 +8,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{
+    clock::FalseClock,
     http,
     node::{number, text},
     run,
@@ -29,12 +31,14 @@ pub struct Gateway {
     program: PathBuf,
     store: PathBuf,
     address: SocketAddr,
+    clock: Option<FalseClock>,
+    arguments: Vec<String>,
     running: Option<Keep>,
 }
 
 impl Gateway {
     /// Not started yet; it will have a port of its own.
-    pub fn new(program: PathBuf, store: PathBuf) -> Result<Self> {
+    pub fn new(program: PathBuf, store: PathBuf, clock: Option<FalseClock>) -> Result<Self> {
         fs::create_dir_all(&store).context("create the store's directory")?;
         // Free again at once, and nobody else is given it that soon.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -42,8 +46,17 @@ impl Gateway {
             program,
             store,
             address,
+            clock,
+            arguments: Vec::new(),
             running: None,
         })
+    }
+
+    /// With these flags from the next start on.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&word| word.to_owned()).collect();
+        self
     }
 
     /// Where it listens.
@@ -62,10 +75,15 @@ impl Gateway {
             .append(true)
             .open(self.store.with_extension("log"))
             .context("open the gateway's log")?;
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        if let Some(clock) = &self.clock {
+            clock.wind(&mut command);
+        }
+        let child = command
             .args(["gateway", "--listen", &self.address.to_string()])
             .arg("--store")
             .arg(&self.store)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -81,6 +99,37 @@ impl Gateway {
     /// As a power switch does it, but for the page cache.
     pub fn kill(&mut self) -> Result<()> {
         self.running.take().map_or(Ok(()), Keep::kill)
+    }
+
+    /// An orderly end.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(running) = self.running.take() {
+            let status = running.terminate()?;
+            ensure!(status.success(), "the gateway ended with {status}");
+        }
+        Ok(())
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running
+            .as_ref()
+            .context("no gateway runs")?
+            .signal(signal)
+    }
+
+    /// Memory that it has now, bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let pid = self.running.as_ref().context("no gateway runs")?.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("VmRSS")?.parse::<u64>()? << 10)
+    }
+
+    /// What it logged.
+    #[must_use]
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.store.with_extension("log")).unwrap_or_default()
     }
 
     /// Copies the store of a gateway that does not run.
@@ -99,18 +148,15 @@ impl Gateway {
 
     /// All that it has of a node: the log as it is on disk, the table as it is told.
     pub fn held(&self, node: &str) -> Result<Held> {
-        let mut held = Held::default();
-        self.log(&mut held)?;
-        if self.program.ends_with("reference-gateway") {
-            self.reference_table(&mut held.table)?;
-        } else {
-            self.table(node, &mut held.table)?;
-        }
+        let mut held = self.log()?;
+        self.table(node, &mut held.table)?;
         Ok(held)
     }
 
-    fn log(&self, held: &mut Held) -> Result<()> {
-        let database = self.database()?;
+    /// Its log as it is on disk.
+    pub fn log(&self) -> Result<Held> {
+        let mut held = Held::default();
+        let database = self.store.join("gateway.db");
         let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(DEADLINE)?;
         let mut pieces = db.prepare("SELECT lines, plain FROM log ORDER BY first")?;
@@ -124,32 +170,16 @@ impl Gateway {
             for line in lines.split(|byte| *byte == b'\n') {
                 if !line.is_empty() {
                     let record: Value = serde_json::from_slice(line)?;
-                    take(held, record)?;
+                    take(&mut held, record)?;
                 }
             }
         }
-        Ok(())
+        Ok(held)
     }
 
-    fn reference_table(&self, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
-        let db = Connection::open_with_flags(self.database()?, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        db.busy_timeout(DEADLINE)?;
-        let mut rows = db.prepare("SELECT instance, version, state FROM reference_table")?;
-        let mut rows = rows.query([])?;
-        while let Some(row) = rows.next()? {
-            table.insert(row.get(0)?, (row.get(1)?, row.get(2)?));
-        }
-        Ok(())
-    }
-
-    fn database(&self) -> Result<PathBuf> {
-        for entry in fs::read_dir(&self.store)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "db") {
-                return Ok(path);
-            }
-        }
-        anyhow::bail!("no database in {}", self.store.display())
+    /// What it tells of a node.
+    pub fn node(&self, node: &str) -> Result<Value> {
+        http::get(self.address, &format!("/v1/nodes/{node}"))
     }
 
     fn table(&self, node: &str, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
@@ -180,11 +210,18 @@ fn take(held: &mut Held, record: Value) -> Result<()> {
     if text(&record, "/origin") != "gateway" {
         return held.add(record);
     }
-    if text(&record, "/type") == "node.gap" {
-        let from = number(&record, "/node/from_seq").context("from")?;
-        let to = number(&record, "/node/to_seq").context("to")?;
-        let stream = text(&record, "/node/stream").to_owned();
-        held.told.entry(stream).or_default().extend(from..=to);
+    match text(&record, "/type") {
+        "node.gap" => {
+            let from = number(&record, "/node/from_seq").context("from")?;
+            let to = number(&record, "/node/to_seq").context("to")?;
+            let stream = text(&record, "/node/stream").to_owned();
+            let told = held.told.entry(stream).or_default();
+            held.told_twice += (from..=to).filter(|seq| !told.insert(*seq)).count();
+        }
+        kind @ ("node.online" | "node.unreachable" | "node.offline") => {
+            held.reach.push(kind.to_owned());
+        }
+        _ => {}
     }
     Ok(())
 }

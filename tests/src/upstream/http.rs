@@ -1,7 +1,7 @@
 //! As much of HTTP/1.1 as asking a gateway needs.
 
 use std::{
-    io::{BufRead, BufReader, Read as _, Write as _},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     time::Duration,
 };
@@ -14,46 +14,74 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The body of a good answer, as JSON.
 pub fn get(address: SocketAddr, path: &str) -> Result<Value> {
-    let mut stream = open(address, path)?;
-    let body = match stream.length {
-        Some(length) => {
-            let mut body = vec![0; length];
-            stream.reader.read_exact(&mut body)?;
-            body
-        }
-        None => stream.chunks()?,
-    };
+    let (status, body) = ask(connect(address)?, path, None)?;
+    ensure!(status == 200, "{path}: {status}");
     serde_json::from_slice(&body).with_context(|| format!("JSON from {path}"))
 }
 
+/// A connection whose reads have an end.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Status and body of an answer over whatever connection.
+pub fn ask(
+    mut stream: impl Read + Write,
+    path: &str,
+    token: Option<&str>,
+) -> Result<(u16, Vec<u8>)> {
+    request(&mut stream, path, token)?;
+    let mut answer = Answer::read(BufReader::new(stream))?;
+    let body = match answer.length {
+        Some(length) => {
+            let mut body = vec![0; length];
+            answer.reader.read_exact(&mut body)?;
+            body
+        }
+        None => answer.chunks()?,
+    };
+    Ok((answer.status, body))
+}
+
+/// Asks, and reads nothing.
+pub fn request(stream: &mut impl Write, path: &str, token: Option<&str>) -> Result<()> {
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    let token = token.unwrap_or_default();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("ask")
+}
+
 /// An answer whose head was read.
-struct Answer {
-    reader: BufReader<TcpStream>,
+struct Answer<S> {
+    reader: BufReader<S>,
+    status: u16,
     length: Option<usize>,
 }
 
-fn open(address: SocketAddr, path: &str) -> Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut reader = BufReader::new(stream);
-    let status = line(&mut reader)?;
-    ensure!(status.contains(" 200 "), "{path}: {status}");
-    let mut length = None;
-    loop {
-        let header = line(&mut reader)?.to_ascii_lowercase();
-        if header.is_empty() {
-            break;
+impl<S: Read> Answer<S> {
+    fn read(mut reader: BufReader<S>) -> Result<Self> {
+        let status = line(&mut reader)?;
+        let status = status.split(' ').nth(1).context("a status")?.parse()?;
+        let mut length = None;
+        loop {
+            let header = line(&mut reader)?.to_ascii_lowercase();
+            if header.is_empty() {
+                break;
+            }
+            if let Some(value) = header.strip_prefix("content-length:") {
+                length = Some(value.trim().parse()?);
+            }
         }
-        if let Some(value) = header.strip_prefix("content-length:") {
-            length = Some(value.trim().parse()?);
-        }
+        Ok(Self {
+            reader,
+            status,
+            length,
+        })
     }
-    Ok(Answer { reader, length })
-}
 
-impl Answer {
     /// A chunked body, whole.
     fn chunks(&mut self) -> Result<Vec<u8>> {
         let mut body = Vec::new();

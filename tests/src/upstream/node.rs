@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::clock::FalseClock;
 use crate::command::Keep;
 
 /// How a node is.
@@ -26,6 +27,7 @@ pub struct NodeSettings {
     /// Per second.
     pub rate: u64,
     pub spool_bytes: u64,
+    pub clock: Option<FalseClock>,
 }
 
 /// A node with its directory; it may be killed and started again.
@@ -65,7 +67,11 @@ impl Node {
             .open(self.directory.with_extension("log"))
             .context("open the node's log")?;
         let settings = &self.settings;
-        let mut child = Command::new(&settings.program)
+        let mut command = Command::new(&settings.program);
+        if let Some(clock) = &settings.clock {
+            clock.wind(&mut command);
+        }
+        let mut child = command
             .arg(&self.directory)
             .args([&settings.url, &settings.name])
             .args(
@@ -171,7 +177,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    fn read(stream: String, path: &Path) -> Result<Self> {
+    /// Reads one from a file of records.
+    pub fn read(stream: String, path: &Path) -> Result<Self> {
         let lines = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut journal = Self {
             stream,

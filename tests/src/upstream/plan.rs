@@ -35,6 +35,12 @@ pub enum Fault {
     /// Another node claims the same name.
     Rival,
     RivalEnds,
+    /// Messages come twice, late, or once more.
+    Meddle,
+    MeddleNoMore,
+    /// The node's wall clock is so many seconds ahead of the true one.
+    SetNodeClock(i64),
+    SetGatewayClock(i64),
 }
 
 /// What a run is about.
@@ -50,11 +56,13 @@ pub enum Theme {
     GatewayDiskFull,
     Rivals,
     NewStreams,
+    Disorder,
+    Clocks,
 }
 
 impl Theme {
     /// Every theme.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Network,
         Self::NodeKilled,
         Self::GatewayKilled,
@@ -65,6 +73,8 @@ impl Theme {
         Self::GatewayDiskFull,
         Self::Rivals,
         Self::NewStreams,
+        Self::Disorder,
+        Self::Clocks,
     ];
 
     /// Records may be missing at the gateway in the end, if that is told.
@@ -165,6 +175,14 @@ impl Plan {
                     self.window(chance, Fault::Refuse, Fault::Fair);
                     self.once(chance, Fault::NewStream);
                 }
+                Theme::Disorder => self.window(chance, Fault::Meddle, Fault::MeddleNoMore),
+                Theme::Clocks => {
+                    let (node, gateway) = (wrong_by(chance), wrong_by(chance));
+                    self.once(chance, Fault::SetNodeClock(node));
+                    self.once(chance, Fault::SetGatewayClock(gateway));
+                    // It looks at the age of what it has when it starts.
+                    self.window(chance, Fault::KillGateway, Fault::StartGateway);
+                }
             }
         }
     }
@@ -194,6 +212,19 @@ impl Plan {
         self.steps.push((from, begin));
         self.steps.push((until, end));
     }
+}
+
+/// Seconds that a clock may be wrong by: up to an hour, a year or 30 years, ahead or behind.
+const fn wrong_by(chance: &mut Chance) -> i64 {
+    const YEAR: u64 = 365 * 86_400;
+    let most = match chance.below(3) {
+        0 => 3_600,
+        1 => YEAR,
+        _ => 30 * YEAR,
+    };
+    // Below 2^31.
+    let seconds = chance.below(most).cast_signed();
+    if chance.once_in(2) { seconds } else { -seconds }
 }
 
 #[cfg(test)]

@@ -4,14 +4,17 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{
+    clock::FalseClock,
     disk::Disk,
     gateway::Gateway,
+    meddler::Meddler,
     node::{Journal, Node, NodeSettings},
     plan::{Fault, Plan, Theme},
     proxy::{Proxy, Weather},
@@ -37,6 +40,7 @@ pub struct Outcome {
     pub records: u64,
     /// Of those: missing at the gateway, and told.
     pub missing: u64,
+    pub took: Duration,
 }
 
 /// For the journal to get somewhere, and for the gateway to be where the node is.
@@ -56,10 +60,19 @@ struct Run {
     proxy: Proxy,
     node: Node,
     rival: Option<Node>,
+    meddler: Option<Meddler>,
+    clocks: Option<Clocks>,
     faults: BTreeMap<String, u64>,
+    begun: Instant,
     // Last: whoever uses them is gone by then.
     node_disk: Option<Disk>,
     gateway_disk: Option<Disk>,
+}
+
+/// Wall clocks of the two sides.
+struct Clocks {
+    node: FalseClock,
+    gateway: FalseClock,
 }
 
 /// Carries a plan out in a directory of its own.
@@ -76,6 +89,7 @@ pub fn run(plan: Plan, programs: Programs, directory: &Path) -> Result<Outcome> 
 
 impl Run {
     fn start(plan: Plan, programs: Programs, directory: &Path) -> Result<Self> {
+        let begun = Instant::now();
         let node_directory = directory.join("node");
         let store = directory.join("store");
         let mount =
@@ -85,10 +99,20 @@ impl Run {
             &node_directory.join("spool"),
         )?;
         let gateway_disk = mount(plan.theme == Theme::GatewayDiskFull, &store)?;
-        let mut gateway = Gateway::new(programs.gateway.clone(), store)?;
+        let clocks = (plan.theme == Theme::Clocks)
+            .then(|| Clocks::new(directory))
+            .transpose()?;
+        let clock = clocks.as_ref().map(|clocks| clocks.gateway.clone());
+        let mut gateway = Gateway::new(programs.gateway.clone(), store, clock)?;
         gateway.start()?;
-        let proxy = Proxy::start(gateway.address())?;
-        let mut node = Node::new(settings(&plan, &programs, &proxy), node_directory);
+        let meddler = (plan.theme == Theme::Disorder)
+            .then(|| Meddler::start(gateway.address(), plan.seed))
+            .transpose()?;
+        let target = meddler.as_ref().map_or(gateway.address(), Meddler::address);
+        let proxy = Proxy::start(target)?;
+        let mut settings = settings(&plan, &programs, &proxy);
+        settings.clock = clocks.as_ref().map(|clocks| clocks.node.clone());
+        let mut node = Node::new(settings, node_directory);
         node.start()?;
         Ok(Self {
             plan,
@@ -98,7 +122,10 @@ impl Run {
             proxy,
             node,
             rival: None,
+            meddler,
+            clocks,
             faults: BTreeMap::new(),
+            begun,
             node_disk,
             gateway_disk,
         })
@@ -113,7 +140,9 @@ impl Run {
     }
 
     fn apply(&mut self, fault: Fault) -> Result<()> {
-        *self.faults.entry(format!("{fault:?}")).or_default() += 1;
+        let name = format!("{fault:?}");
+        let name = name.split('(').next().unwrap_or_default();
+        *self.faults.entry(name.to_owned()).or_default() += 1;
         match fault {
             Fault::Cut => self.proxy.cut(),
             Fault::Stall => self.proxy.set(Weather::Stalls),
@@ -162,8 +191,24 @@ impl Run {
                     rival.stop()?;
                 }
             }
+            Fault::Meddle => self.meddle(true),
+            Fault::MeddleNoMore => self.meddle(false),
+            Fault::SetNodeClock(ahead_s) => {
+                let clocks = self.clocks.as_ref().context("a node's clock")?;
+                clocks.node.set(ahead_s)?;
+            }
+            Fault::SetGatewayClock(ahead_s) => {
+                let clocks = self.clocks.as_ref().context("a gateway's clock")?;
+                clocks.gateway.set(ahead_s)?;
+            }
         }
         Ok(())
+    }
+
+    fn meddle(&self, meddles: bool) {
+        if let Some(meddler) = &self.meddler {
+            meddler.meddle(meddles);
+        }
     }
 
     fn free(&self) -> Result<()> {
@@ -177,6 +222,7 @@ impl Run {
     fn calm(&mut self) -> Result<()> {
         self.free()?;
         self.proxy.set(Weather::Fair);
+        self.meddle(false);
         self.gateway.start()?;
         if let Some(rival) = &mut self.rival {
             rival.stop()?;
@@ -199,6 +245,9 @@ impl Run {
             }
         });
         let missing = agreed.with_context(|| last.clone())?;
+        if let Some(meddler) = &self.meddler {
+            self.faults.insert("Meddled".to_owned(), meddler.meddled());
+        }
         // What is told is told in the stream: once more, when all is said.
         self.node.stop()?;
         let truth = self.node.truth()?;
@@ -221,6 +270,7 @@ impl Run {
             faults: std::mem::take(&mut self.faults),
             records: truth.iter().map(Journal::last_seq).sum(),
             missing: missing.0,
+            took: self.begun.elapsed(),
         })
     }
 
@@ -240,7 +290,32 @@ impl Run {
         }
         let current = truth.last().context("a stream")?;
         verdict::table(&held, current)?;
+        verdict::reach(&held)?;
+        if let Some(clocks) = &self.clocks {
+            clocks.agree(&self.gateway.node(NAME)?)?;
+        }
         Ok(Missing(missing))
+    }
+}
+
+impl Clocks {
+    fn new(directory: &Path) -> Result<Self> {
+        Ok(Self {
+            node: FalseClock::new(directory, "node")?,
+            gateway: FalseClock::new(directory, "gateway")?,
+        })
+    }
+
+    /// The gateway says how far the two are apart: that both go by these clocks is known by it.
+    fn agree(&self, node: &Value) -> Result<()> {
+        let told = node.pointer("/clock_ahead_ms").and_then(Value::as_i64);
+        let told = told.context("the gateway does not say how wrong the clock is")?;
+        let ahead_s = self.node.ahead_s()? - self.gateway.ahead_s()?;
+        ensure!(
+            (told - ahead_s * 1000).abs() < 30_000,
+            "the clock is {ahead_s} s ahead, the gateway says {told} ms"
+        );
+        Ok(())
     }
 }
 
@@ -268,6 +343,7 @@ fn settings(plan: &Plan, programs: &Programs, proxy: &Proxy) -> NodeSettings {
         records: plan.records,
         rate: plan.rate,
         spool_bytes: plan.spool_bytes,
+        clock: None,
     }
 }
 

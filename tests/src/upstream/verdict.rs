@@ -16,6 +16,10 @@ pub struct Held {
     pub twice: Vec<(String, u64)>,
     /// Numbers that the gateway told to be missing, by stream.
     pub told: BTreeMap<String, BTreeSet<u64>>,
+    /// Numbers that it told so more than once.
+    pub told_twice: usize,
+    /// `node.online`, `node.unreachable`, `node.offline`, as they were told.
+    pub reach: Vec<String>,
     /// Instance to version and state.
     pub table: BTreeMap<String, (u64, String)>,
 }
@@ -43,6 +47,11 @@ pub struct Missing(pub u64);
 /// that is not told, nothing told that is there.
 pub fn stream(held: &Held, truth: &Journal) -> Result<Missing> {
     ensure!(held.twice.is_empty(), "twice in the log: {:?}", held.twice);
+    ensure!(
+        held.told_twice == 0,
+        "{} records told to be missing twice",
+        held.told_twice
+    );
     let nothing = BTreeMap::new();
     let records = held.records.get(&truth.stream).unwrap_or(&nothing);
     let none = BTreeSet::new();
@@ -81,6 +90,21 @@ pub fn prefix(held: &Held, truth: Journal) -> Result<Missing> {
         .records
         .truncate(usize::try_from(last).unwrap_or(usize::MAX));
     stream(held, &truth)
+}
+
+/// Where a node is, is told where it changes, and it is online first and last.
+pub fn reach(held: &Held) -> Result<()> {
+    let told = &held.reach;
+    let changes = told.windows(2).all(|pair| pair.first() != pair.last());
+    let ends = [told.first(), told.last()];
+    ensure!(
+        changes
+            && ends
+                .iter()
+                .all(|end| end.is_some_and(|end| end == "node.online")),
+        "the node was told to be {told:?}"
+    );
+    Ok(())
 }
 
 /// Compares the tables.
@@ -143,6 +167,21 @@ mod tests {
         assert_eq!(judge(&[1, 2, 3], &[2]), None);
         assert_eq!(judge(&[1, 2, 2, 3], &[]), None);
         assert_eq!(judge(&[1, 2, 3, 4], &[]), None);
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_told_again() {
+        for (told, good) in [
+            (vec!["online"], true),
+            (vec!["online", "offline", "online"], true),
+            (vec![], false),
+            (vec!["online", "online"], false),
+            (vec!["online", "unreachable"], false),
+        ] {
+            let mut held = held(&[], &[]);
+            held.reach = told.iter().map(|kind| format!("node.{kind}")).collect();
+            assert_eq!(reach(&held).is_ok(), good, "{told:?}");
+        }
     }
 
     #[test]

@@ -82,7 +82,8 @@ pub struct ServeArgs {
     /// Open connections.
     #[arg(long, value_name = "NUMBER", default_value_t = 25_000)]
     pub max_connections: usize,
-    /// Records per second that a node may send on average; one that sends faster is slowed down.
+    /// Records per second that a node may send on average, one of n KiB counting n times; one that
+    /// sends faster is slowed down.
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     pub max_rate: u64,
 }

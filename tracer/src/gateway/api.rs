@@ -36,6 +36,7 @@ use super::{
     hub::Hub,
     live::Queries,
     metrics::Metrics,
+    shares::Shares,
     store::{Readers, StoreError},
     trust::Peer,
 };
@@ -48,11 +49,15 @@ pub struct Face {
     pub queries: Arc<Queries>,
     pub metrics: Arc<Metrics>,
     pub subscribers: Arc<Semaphore>,
+    /// Of these, those of one reader.
+    pub shares: Arc<Shares>,
     pub stop: watch::Receiver<bool>,
 }
 
 /// Readers of the event stream at a time.
 pub const SUBSCRIBERS: usize = 512;
+/// Of these, those of one reader's token.
+pub const SUBSCRIBERS_EACH: usize = 64;
 /// How long an answer may take; the event stream has no end.
 const PATIENCE: Duration = Duration::from_secs(15);
 

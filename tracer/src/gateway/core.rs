@@ -32,7 +32,7 @@ pub use self::{
     sync::Syncer,
 };
 use super::{
-    fleet::{Beat, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange},
+    fleet::{Beat, Denied, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange, Sent},
     hub::{Hub, NodeView, StreamView},
     metrics::Metrics,
     outbox::Outbox,
@@ -41,6 +41,7 @@ use super::{
 use crate::{
     gateway::parse::Head,
     time::{Timestamp, boot_now, wall_offset},
+    uplink::{Refused, refused::Why},
 };
 
 /// From sessions to the writer.
@@ -140,7 +141,8 @@ pub struct Core {
     waiting: BTreeMap<i64, Put>,
     followed: Instant,
     looked: Instant,
-    expired: Instant,
+    /// `None`: not since the start.
+    expired: Option<Instant>,
     seen: Instant,
     started: Instant,
     turn: Turn,
@@ -151,7 +153,8 @@ pub struct Core {
 struct Turn {
     begun: bool,
     pieces: Vec<Piece>,
-    acks: BTreeMap<NodeId, u64>,
+    /// By node: the session that sent, and the newest number.
+    acks: BTreeMap<NodeId, (u64, u64)>,
     snapshots: BTreeSet<NodeId>,
     touched: BTreeSet<NodeId>,
     /// Their rows changed, or their streams'.
@@ -199,7 +202,7 @@ impl Core {
                 .collect(),
             followed: started,
             looked: started,
-            expired: started,
+            expired: None,
             seen: started,
             started,
             turn: Turn::default(),
@@ -288,7 +291,7 @@ impl Core {
             } => {
                 return self.hello(greeting, session, outbox, answer);
             }
-            Input::Records { batch, .. } => return self.records(node, batch),
+            Input::Records { batch, .. } => return self.records(node, session, batch),
             Input::Snapshot {
                 seq, batch, last, ..
             } => return self.snapshot(node, seq, batch, last),
@@ -350,19 +353,27 @@ impl Core {
                 outbox,
             },
         );
+        self.store.forget_streams(node)?;
         self.saw(node);
         self.turn.dirty.insert(node);
         self.turn.welcomes.push((node, answer));
         self.carry_out(node, out, None)
     }
 
-    fn records(&mut self, node: NodeId, mut batch: Batch) -> Result<(), StoreError> {
+    fn records(&mut self, node: NodeId, session: u64, mut batch: Batch) -> Result<(), StoreError> {
         self.begin()?;
         let mut out = Out::default();
         let now = self.now();
-        let taken = self
-            .fleet
-            .records(now, node, batch.first_seq, &batch.heads, &mut out);
+        let sent = Sent {
+            after: batch.after_seq,
+            first: batch.first_seq,
+            heads: &batch.heads,
+        };
+        let Ok(taken) = self.fleet.records(now, node, &sent, &mut out) else {
+            self.metrics.dropped("overtaken", batch.heads.len() as u64);
+            self.send_back(node, session);
+            return self.carry_out(node, out, None);
+        };
         self.metrics.dropped("duplicate", taken.duplicates as u64);
         self.metrics
             .dropped("malformed", taken.malformed.len() as u64);
@@ -381,11 +392,24 @@ impl Core {
         }
         self.turn.bytes += batch.bytes();
         if let Some(stream) = self.fleet.node(node).and_then(|n| n.stream()) {
-            self.turn.acks.insert(node, stream.committed);
+            self.turn.acks.insert(node, (session, stream.committed));
         }
         self.turn.dirty.insert(node);
         self.turn.permits.push(std::mem::take(&mut batch.permit));
         self.carry_out(node, out, Some(&batch))
+    }
+
+    /// Ends a session whose records came out of order: the node comes again and sends from what is
+    /// durable.
+    fn send_back(&mut self, node: NodeId, session: u64) {
+        self.metrics.refused("overtaken");
+        if let Some(open) = self.open.remove(&node) {
+            open.outbox.refuse(Refused {
+                why: Why::Busy.into(),
+                detail: "records overtook each other".to_owned(),
+            });
+        }
+        self.fleet.closed(node, session);
     }
 
     fn append(
@@ -515,12 +539,18 @@ impl Core {
                 self.tell(node, &own)?;
             }
         }
-        if self.expired.elapsed() >= EXPIRE_EVERY {
+        let keep = self.settings.keep;
+        if self.store.is_mark_due(keep) {
             self.begin()?;
-            let keep = u64::try_from(self.settings.keep.as_millis()).unwrap_or(u64::MAX);
-            let oldest = wall_ms().saturating_sub(keep);
-            if !self.store.expire(oldest, self.settings.keep_bytes)? {
-                self.expired = Instant::now();
+            self.store.mark()?;
+        }
+        // What is kept for seconds is not kept for half a minute more.
+        let every = EXPIRE_EVERY.min(keep).max(FOLLOW);
+        let due = self.expired.is_none_or(|last| last.elapsed() >= every);
+        if due {
+            self.begin()?;
+            if !self.store.expire(keep, self.settings.keep_bytes)? {
+                self.expired = Some(Instant::now());
             }
         }
         if self.seen.elapsed() >= SEEN_EVERY {
@@ -581,9 +611,10 @@ impl Core {
                 open.outbox.want_snapshot();
             }
         }
-        let acks = turn.acks.into_iter().filter_map(|(node, seq)| {
+        let acks = turn.acks.into_iter().filter_map(|(node, (session, seq))| {
             let open = self.open.get(&node)?;
-            Some((open.outbox.clone(), seq))
+            // One that took its place in the meantime learns it from its Welcome.
+            (open.id == session).then(|| (open.outbox.clone(), seq))
         });
         let welcomes = turn.welcomes.into_iter().map(|(node, answer)| {
             let stream = self.fleet.node(node).and_then(|node| node.stream());

@@ -17,7 +17,8 @@
 //!
 //! # Invariants
 //!
-//! * `committed` of a stream only rises, by what was taken or by a hole that is told.
+//! * `committed` of a stream only rises, by what was taken or by a hole that is told. A hole is what
+//!   the node says it has no more, not what did not come yet.
 //! * `hash` of a node is the sum of its entries' hashes, always.
 
 mod node;
@@ -29,7 +30,7 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 pub use self::{
-    node::{Beat, ClockReport, LossReport, Node, Part, Position, Report, Session},
+    node::{Beat, ClockReport, LossReport, MAX_STREAMS, Node, Part, Position, Report, Session},
     table::{Entry, Stream},
 };
 use super::{
@@ -97,6 +98,21 @@ pub struct Taken {
     /// Indices of lines that are no records.
     pub malformed: Vec<usize>,
 }
+
+/// Records as a node sent them.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// What the node sent before them.
+    pub after: u64,
+    pub first: u64,
+    /// `None` where a line is no record.
+    pub heads: &'a [Option<Head>],
+}
+
+/// The records came before those that were sent before them: a hole would be invented, and what
+/// fills it be taken for known.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overtaken;
 
 /// Why a node is not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,21 +243,24 @@ impl Fleet {
         node.is_some_and(|node| node.session.as_ref().is_some_and(|s| s.id == session))
     }
 
-    /// Takes records; `heads` has `None` where a line is no record.
+    /// Takes records.
+    ///
+    /// # Errors
+    ///
+    /// [`Overtaken`]: nothing was taken.
     pub fn records(
         &mut self,
         now: u64,
         id: NodeId,
-        first_seq: u64,
-        heads: &[Option<Head>],
+        sent: &Sent<'_>,
         out: &mut Out,
-    ) -> Taken {
+    ) -> Result<Taken, Overtaken> {
         let limit = self.limits.containers_per_node;
         let Some(node) = self.nodes.get_mut(&id) else {
-            return Taken::default();
+            return Ok(Taken::default());
         };
         node.hear(now, out);
-        node.records(now, first_seq, heads, limit, &mut self.next_row, out)
+        node.records(now, sent, limit, &mut self.next_row, out)
     }
 
     /// Applies records of the log once more, at the start: those that the table had not got yet.

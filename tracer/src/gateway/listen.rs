@@ -1,8 +1,9 @@
 //! Doors: where connections come in, and how long a stranger may stand there.
 //!
 //! A connection is a *stranger* until a request on it has shown that it may do something. There are
-//! at most [`STRANGERS`] of them; one more sends the oldest away, and each is sent away after
-//! [`GREETING`]. So whoever drips bytes, or only connects, takes no place from those who are known.
+//! at most [`STRANGERS`] of them, and never more than half of all places; one more sends the oldest away, and each is sent away after
+//! [`GREETING`]. So whoever drips bytes, or only connects, takes no place from those who are known;
+//! and whoever is known has a share of the places, not all of them.
 
 use std::{
     collections::VecDeque,
@@ -30,6 +31,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use rustix::net::sockopt::set_tcp_user_timeout;
 use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -40,7 +42,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 
-use super::{metrics::Metrics, reload::Trust, trust::Peer};
+use super::{
+    metrics::Metrics,
+    reload::Trust,
+    shares::{Share, Shares},
+    trust::Peer,
+};
 
 /// Connections that have not shown yet what they may do.
 const STRANGERS: usize = 512;
@@ -52,6 +59,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(30);
 /// Between two pings on a connection of HTTP/2; an unanswered one ends it.
 const PING: Duration = Duration::from_secs(20);
+/// How long a peer may leave what is sent to it unread.
+const UNREAD: Duration = Duration::from_secs(20);
+/// Connections of one token or certificate.
+const CONNECTIONS_EACH: usize = 64;
 /// Streams of one HTTP/2 connection.
 const STREAMS: u32 = 16;
 /// Bytes that one stream may have under way.
@@ -119,12 +130,17 @@ pub struct Doors {
     pub metrics: Arc<Metrics>,
     pub stop: watch::Receiver<bool>,
     places: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    /// Fewer than there are places.
+    strangers_at_most: usize,
     strangers: Mutex<VecDeque<Arc<Stranger>>>,
 }
 
 #[derive(Debug, Default)]
 struct Stranger {
     known: AtomicBool,
+    /// Of the places of whoever it turned out to be.
+    share: Mutex<Option<Share>>,
     sent_away: Notify,
 }
 
@@ -141,6 +157,8 @@ impl Doors {
             metrics,
             stop,
             places: Arc::new(Semaphore::new(connections)),
+            shares: Shares::new(CONNECTIONS_EACH),
+            strangers_at_most: STRANGERS.min(connections / 2).max(1),
             strangers: Mutex::default(),
         }
     }
@@ -152,7 +170,7 @@ impl Doors {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         strangers.retain(|one| Arc::strong_count(one) > 1 && !one.known.load(Ordering::Relaxed));
-        while strangers.len() >= STRANGERS
+        while strangers.len() >= self.strangers_at_most
             && let Some(oldest) = strangers.pop_front()
         {
             oldest.sent_away.notify_one();
@@ -160,6 +178,37 @@ impl Doors {
         strangers.push_back(Arc::clone(&stranger));
         stranger
     }
+
+    /// It has shown what it may do; false where it has as many connections already as it may have.
+    fn know(&self, stranger: &Stranger, peer: &Peer) -> bool {
+        if stranger.known.load(Ordering::Relaxed) {
+            return true;
+        }
+        if let Some(who) = peer.who() {
+            let mut share = stranger
+                .share
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if share.is_none() {
+                *share = self.shares.take(who);
+            }
+            if share.is_none() {
+                return false;
+            }
+        }
+        stranger.known.store(true, Ordering::Relaxed);
+        true
+    }
+}
+
+/// Of the one connection, not of this host.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, InvalidInput, NotConnected};
+    let kind = error.kind();
+    matches!(
+        kind,
+        ConnectionAborted | ConnectionReset | InvalidInput | NotConnected
+    )
 }
 
 /// A door that is open.
@@ -212,10 +261,16 @@ impl Door {
                 came = self.accept(&doors, &app, place) => came,
                 () = stopped(&mut stop) => return,
             };
-            if let Err(error) = came {
-                // Out of descriptors, most likely: those that are open go on.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            match came {
+                Err(error) if is_of_the_peer(&error) => {
+                    tracing::debug!(%error, "a connection was gone before it was accepted");
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: those that are open go on.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Ok(()) => {}
             }
         }
     }
@@ -244,6 +299,8 @@ impl Door {
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                let patience = u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX);
+                set_tcp_user_timeout(&stream, patience)?;
                 let visit = Visit {
                     doors,
                     app,
@@ -371,8 +428,11 @@ impl Visit {
             *refused.status_mut() = StatusCode::FORBIDDEN;
             return Ok(refused);
         }
-        if peer.may_read() || peer.may_report_at_all() {
-            stranger.known.store(true, Ordering::Relaxed);
+        if (peer.may_read() || peer.may_report_at_all()) && !self.doors.know(&stranger, &peer) {
+            self.doors.metrics.connection_dropped("share");
+            let mut refused = Response::new(Body::from("too many connections of one peer\n"));
+            *refused.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            return Ok(refused);
         }
         request.extensions_mut().insert(peer);
         let mut app = self.app.clone();

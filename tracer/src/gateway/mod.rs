@@ -15,8 +15,8 @@
 //! * Every queue is bounded: messages and bytes on the way to the writer (senders wait), the newest
 //!   records (readers that fall behind read the store), questions per node (one more is refused),
 //!   connections, strangers, sessions, readers.
-//! * One bad peer hurts nobody else: it has its own task, its own window, and no lock that others
-//!   wait for.
+//! * One bad peer hurts nobody else: it has its own task, its own window, a share of the connections
+//!   and readers' places that leaves enough for others, and no lock that others wait for.
 
 pub mod api;
 pub mod core;
@@ -32,6 +32,7 @@ pub mod parse;
 pub mod rate;
 pub mod reload;
 pub mod session;
+pub mod shares;
 pub mod store;
 pub mod trust;
 
@@ -51,6 +52,7 @@ use self::{
     metrics::Metrics,
     reload::Trust,
     session::{MAX_MESSAGE, QUEUE_MESSAGES, Service},
+    shares::Shares,
     store::{Readers, Store},
 };
 use crate::{
@@ -128,6 +130,7 @@ impl Gateway {
             readers: Arc::new(Readers::new(&config.store.join(DATABASE))),
             metrics: Arc::clone(&metrics),
             subscribers: Arc::new(Semaphore::new(api::SUBSCRIBERS)),
+            shares: Shares::new(api::SUBSCRIBERS_EACH),
             stop: stopped.clone(),
         };
         let doors = Arc::new(Doors::new(trust, metrics, stopped, config.max_connections));
@@ -198,7 +201,8 @@ fn writer(
         .mode(0o700)
         .create(&config.store)
         .with_context(|| format!("cannot make the store {}", config.store.display()))?;
-    let store = Store::open(&config.store.join(DATABASE), &hub.run)
+    let boot_id = crate::host::identity()?.boot_id;
+    let store = Store::open(&config.store.join(DATABASE), &hub.run, &boot_id)
         .with_context(|| format!("cannot open the store {}", config.store.display()))?;
     let settings = Settings {
         limits: Limits {

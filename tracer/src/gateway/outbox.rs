@@ -1,7 +1,8 @@
 //! What goes to one node: the newest ack, whether a snapshot is wanted, questions.
 //!
 //! Acks and wishes for a snapshot are values, not messages: the newest stands for all before it. So
-//! nothing here grows, however slowly a node reads; of questions there is a bounded number.
+//! nothing here grows, however slowly a node reads; of questions there is a bounded number. Until the
+//! Welcome nothing goes but a refusal.
 
 use std::{
     collections::VecDeque,
@@ -23,6 +24,7 @@ const MAX_QUERIES: usize = 32;
 #[derive(Debug, Default)]
 struct Waiting {
     welcome: Option<Welcome>,
+    welcomed: bool,
     ack: Option<u64>,
     snapshot: bool,
     queries: VecDeque<Query>,
@@ -103,13 +105,17 @@ impl Stream for Outgoing {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut waiting = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = if let Some(welcome) = waiting.welcome.take() {
+            waiting.welcomed = true;
             Kind::Welcome(welcome)
-        } else if let Some(seq) = waiting.ack.take() {
+        } else if let Some(seq) = waiting.welcomed.then(|| waiting.ack.take()).flatten() {
             Kind::Ack(Ack { seq })
         } else if let Some(refused) = waiting.refused.take() {
             Kind::Refused(refused)
         } else if waiting.closed {
             return Poll::Ready(None);
+        } else if !waiting.welcomed {
+            waiting.waker = Some(context.waker().clone());
+            return Poll::Pending;
         } else if std::mem::take(&mut waiting.snapshot) {
             Kind::SnapshotWanted(SnapshotWanted {})
         } else if let Some(query) = waiting.queries.pop_front() {
@@ -125,5 +131,44 @@ impl Stream for Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What goes out now.
+    fn next(outgoing: &mut Outgoing) -> Option<Kind> {
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(outgoing).poll_next(&mut context) {
+            Poll::Ready(Some(Ok(said))) => said.kind,
+            Poll::Ready(_) | Poll::Pending => None,
+        }
+    }
+
+    /// The ack of a session whose place this one took came first: the node took it for a breach.
+    #[test]
+    fn nothing_goes_before_the_welcome() {
+        let outbox = Outbox::default();
+        let mut outgoing = Outgoing(outbox.clone());
+        outbox.ack(7);
+        outbox.want_snapshot();
+        assert_eq!(next(&mut outgoing), None);
+        outbox.welcome(Welcome::default());
+        assert!(matches!(next(&mut outgoing), Some(Kind::Welcome(_))));
+        assert_eq!(next(&mut outgoing), Some(Kind::Ack(Ack { seq: 7 })));
+        assert!(matches!(next(&mut outgoing), Some(Kind::SnapshotWanted(_))));
+        assert_eq!(next(&mut outgoing), None);
+    }
+
+    #[test]
+    fn a_refusal_needs_no_welcome() {
+        let outbox = Outbox::default();
+        let mut outgoing = Outgoing(outbox.clone());
+        outbox.refuse(Refused::default());
+        assert!(matches!(next(&mut outgoing), Some(Kind::Refused(_))));
+        assert_eq!(next(&mut outgoing), None);
+        assert!(outbox.is_closed());
     }
 }

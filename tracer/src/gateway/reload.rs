@@ -138,7 +138,8 @@ pub async fn watch(directory: PathBuf, trust: watch::Sender<Arc<Trust>>) {
             continue;
         }
         seen = now;
-        match Trust::read(&directory) {
+        let had_tls = trust.borrow().tls.is_some();
+        match read_again(&directory, had_tls) {
             Ok(read) => {
                 trust.send_replace(Arc::new(read));
                 tracing::info!("certificates and tokens were read again");
@@ -148,10 +149,35 @@ pub async fn watch(directory: PathBuf, trust: watch::Sender<Arc<Trust>>) {
     }
 }
 
+/// Whoever removes the certificate of a gateway that runs does not mean that it goes on in plain text.
+fn read_again(directory: &Path, had_tls: bool) -> anyhow::Result<Trust> {
+    let read = Trust::read(directory)?;
+    anyhow::ensure!(
+        read.tls.is_some() || !had_tls,
+        "there is no certificate any more in {}",
+        directory.display()
+    );
+    Ok(read)
+}
+
 fn stamps(directory: &Path) -> Vec<Option<(SystemTime, u64)>> {
     let stamp = |name: &&str| {
         let meta = fs::metadata(directory.join(name)).ok()?;
         Some((meta.modified().ok()?, meta.len()))
     };
     FILES.iter().map(stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_runs_does_not_fall_back_to_plain_text() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("tokens"), "").expect("written");
+        assert!(read_again(directory.path(), false).is_ok());
+        let error = read_again(directory.path(), true).expect_err("no certificate");
+        assert!(format!("{error:#}").contains("certificate"), "{error:#}");
+    }
 }

@@ -286,6 +286,7 @@ impl Session {
 
     async fn take(&mut self, kind: Kind) -> Result<(), End> {
         let (node, session) = (self.node, self.id);
+        self.pay(&kind).await?;
         match kind {
             Kind::Hello(_) => Err(End::Wrong("Hello came twice")),
             Kind::Records(records) => self.records(records).await,
@@ -343,13 +344,11 @@ impl Session {
             return Ok(());
         }
         self.service.metrics.received.inc_by(count);
-        if let Some(wait) = self.bucket.take(count, Instant::now()) {
-            tokio::time::sleep(wait).await;
-        }
         let last = records.records.last().cloned();
         drop(std::mem::replace(&mut self.last, last));
         let permit = self.service.room(size(&records.records)).await;
-        let batch = Batch::records(records.first_seq, &records.records, permit);
+        let mut batch = Batch::records(records.first_seq, &records.records, permit);
+        batch.after_seq = records.after_seq;
         let (node, session) = (self.node, self.id);
         self.send(Input::Records {
             node,
@@ -357,6 +356,25 @@ impl Session {
             batch,
         })
         .await
+    }
+
+    /// Waits where the node sends faster than it may, whatever it is that it sends.
+    async fn pay(&mut self, kind: &Kind) -> Result<(), End> {
+        let lines = match kind {
+            Kind::Records(records) => &records.records[..],
+            Kind::Snapshot(part) => &part.containers[..],
+            Kind::Reply(reply) => &reply.containers[..],
+            Kind::Hello(_) | Kind::Heartbeat(_) | Kind::Goodbye(_) => &[],
+        };
+        if lines.len() > MAX_IN_FLIGHT as usize {
+            return Err(End::Wrong(
+                "a message has more records than may be under way",
+            ));
+        }
+        if let Some(wait) = self.bucket.take(price(lines), Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 
     fn reply(&self, reply: Reply) {
@@ -372,8 +390,20 @@ impl Session {
     }
 }
 
+/// What a record takes in memory beside its line, bytes: many short ones are not free.
+const OVERHEAD: usize = 128;
+
 fn size(lines: &[bytes::Bytes]) -> usize {
-    lines.iter().map(bytes::Bytes::len).sum()
+    lines.iter().map(|line| line.len() + OVERHEAD).sum()
+}
+
+/// What one record costs of a node's rate, and each further piece of so many bytes again.
+const PRICED_BYTES: usize = 1 << 10;
+
+/// As records: a message without any costs as much as one.
+fn price(lines: &[bytes::Bytes]) -> u64 {
+    let each = lines.iter().map(|line| 1 + line.len() / PRICED_BYTES);
+    each.sum::<usize>().max(1) as u64
 }
 
 fn report(beat: Heartbeat) -> Beat {
@@ -421,5 +451,21 @@ impl Uplink for Service {
         let service = self.clone();
         tokio::spawn(service.serve(request.into_inner(), peer, outbox.clone()));
         Ok(Response::new(Outgoing(outbox)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_has_a_price_and_a_size() {
+        let line = |bytes: usize| bytes::Bytes::from(vec![b'x'; bytes]);
+        assert_eq!(price(&[]), 1);
+        assert_eq!(price(&[line(0), line(300)]), 2);
+        assert_eq!(price(&[line(256 << 10), line(1)]), 258);
+        // A message full of nothing is not small in memory.
+        let nothing: Vec<_> = (0..1_000).map(|_| line(0)).collect();
+        assert_eq!(size(&nothing), 128_000);
     }
 }

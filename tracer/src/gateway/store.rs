@@ -3,7 +3,7 @@
 //! ```text
 //!  log        one row per batch of a node: its lines, compressed, and who sent them
 //!  container  one row per container: its newest record, and columns to search by
-//!  node, stream, run, meta
+//!  node, stream, run, mark, meta
 //! ```
 //!
 //! The log is the truth: a batch is acked when its row is on the disk. The table of containers follows
@@ -21,16 +21,20 @@
 //!   promised before.
 //! * After a failed transaction nothing in memory is trusted: all is read again ([`Store::restore`]).
 
+mod age;
 mod pack;
 mod read;
 mod restore;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags};
 
+use self::age::Age;
 pub use self::{
     pack::Packed,
     read::{ContainerRow, Found, Item, Piece, Readers, Search},
@@ -73,6 +77,7 @@ impl<T> Tried<T> for rusqlite::Result<T> {
 pub struct Store {
     connection: Connection,
     tail: Tail,
+    age: Age,
 }
 
 /// How long a reader or the writer waits for the other's lock.

@@ -133,6 +133,20 @@ impl Peer {
                 .is_some_and(|cert| names(cert, node))
     }
 
+    /// By what its share of places is counted; `None` where nobody has to say who he is.
+    #[must_use]
+    pub fn who(&self) -> Option<String> {
+        match (&self.right, &self.certificate) {
+            _ if self.open => None,
+            (Some(Right::Report(name)), _) => Some(format!("node {name}")),
+            (Some(Right::Read(name)), _) => Some(format!("reader {name}")),
+            (None, Some(certificate)) => {
+                Some(hex(&<Fingerprint>::from(Sha256::digest(certificate))))
+            }
+            (None, None) => Some(String::new()),
+        }
+    }
+
     /// Whether it may read.
     #[must_use]
     pub const fn may_read(&self) -> bool {

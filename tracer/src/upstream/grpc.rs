@@ -314,10 +314,14 @@ impl<'a> Session<'a> {
 
     fn send(&mut self, first_seq: u64, records: Vec<Bytes>) {
         let count = u64::try_from(records.len()).unwrap_or(0);
+        let after_seq = self.sent.seq();
         self.sent = Place::new(self.stream.id, first_seq + count - 1);
         self.link.metrics.add(Count::UpstreamSent, count);
-        self.outbox
-            .push_back(from_node(Said::Records(Records { first_seq, records })));
+        self.outbox.push_back(from_node(Said::Records(Records {
+            first_seq,
+            records,
+            after_seq,
+        })));
     }
 
     fn hear(&mut self, heard: FromGateway) -> Result<(), SessionError> {

@@ -1,11 +1,8 @@
 //! What an upstream has of the node: the spool to read from and to ack to, and what heartbeats say.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -13,6 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use super::spool::{Place, Published, Reader, Shared, Stream};
 use crate::{
     metrics::Metrics,
+    time::{boot_now, wall_offset},
     uplink::{Clock, Heartbeat, Losses},
 };
 
@@ -125,7 +123,6 @@ impl Link {
             (stream.last_seq, stream.sum)
         };
         let clock = self.status.clock.lock();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         Heartbeat {
             seq,
             containers: sum.containers,
@@ -135,7 +132,7 @@ impl Link {
                 ring: self.status.ring_losses.load(Ordering::Relaxed),
                 spool: published.lost,
             }),
-            wall_ms: wall.map_or(0, |wall| u64::try_from(wall.as_millis()).unwrap_or(0)),
+            wall_ms: wall_offset().at(boot_now()).0 / 1_000_000,
         }
     }
 

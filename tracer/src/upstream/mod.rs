@@ -16,7 +16,8 @@
 //! * What is asked about the containers is answered from the spool's table, which is derived from
 //!   the records alone; the pipeline's loop is not involved.
 //!
-//! The gateway's protocol is one implementation of [`Upstream`].
+//! The gateway's protocol is one implementation of [`Upstream`]; another needs no more than that trait
+//! and what a [`Link`] gives.
 
 mod grpc;
 mod link;
@@ -31,6 +32,7 @@ mod target;
 mod tests;
 
 use std::{
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -100,6 +102,18 @@ impl Uplink {
     ///
     /// Where the spool or a thread cannot be had. Upstreams that cannot be reached are no error.
     pub fn start(config: UplinkConfig) -> anyhow::Result<Self> {
+        let trust = config.trust.clone();
+        Self::start_with(config, |target, link| {
+            let trust = trust.clone();
+            Sender::start(Gateway { target, trust }, link)
+        })
+    }
+
+    /// As [`Uplink::start`], with whatever kind of upstream a target stands for.
+    fn start_with(
+        config: UplinkConfig,
+        sender: impl Fn(Target, Link) -> io::Result<Sender>,
+    ) -> anyhow::Result<Self> {
         let names: Vec<String> = config
             .targets
             .iter()
@@ -140,12 +154,7 @@ impl Uplink {
                 metrics: Arc::clone(&config.metrics),
                 proved: false,
             };
-            let gateway = Gateway {
-                target,
-                trust: config.trust.clone(),
-            };
-            let sender = Sender::start(gateway, link).context("cannot start a sender")?;
-            senders.push(sender);
+            senders.push(sender(target, link).context("cannot start a sender")?);
         }
         Ok(Self {
             spool,

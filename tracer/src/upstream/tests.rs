@@ -4,7 +4,7 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ use crate::{
         from_node::Kind as Heard,
         query::What,
         refused::Why,
+        state_hash,
         uplink_server::{Uplink as Service, UplinkServer},
     },
 };
@@ -161,9 +162,13 @@ impl Test {
 }
 
 fn uplink(dir: &Path, stream: &str) -> Uplink {
+    Uplink::start(config(dir, stream)).expect("an uplink")
+}
+
+fn config(dir: &Path, stream: &str) -> UplinkConfig {
     let trust = Trust::default();
     let url = format!("unix:{}", dir.join("g.sock").display());
-    Uplink::start(UplinkConfig {
+    UplinkConfig {
         directory: dir.join("spool"),
         stream: stream.to_owned(),
         known_seq: 0,
@@ -181,8 +186,7 @@ fn uplink(dir: &Path, stream: &str) -> Uplink {
         },
         queue_bytes: QUEUE_BYTES,
         metrics: Arc::default(),
-    })
-    .expect("an uplink")
+    }
 }
 
 fn push(uplink: &Uplink, seqs: std::ops::RangeInclusive<u64>) {
@@ -309,4 +313,120 @@ fn a_refusal_is_not_the_end() {
     test.hello(&mut session);
     test.welcome(&session, 0);
     assert_eq!(test.take(&mut session, 1), [1]);
+}
+
+#[test]
+fn a_heartbeat_every_five_seconds_says_how_the_node_is() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 3);
+    let beat = |session: &mut Session| loop {
+        if let Some(Heard::Heartbeat(beat)) = test.hear(session) {
+            return beat;
+        }
+    };
+    let first = beat(&mut session);
+    let begun = Instant::now();
+    assert_eq!((first.seq, first.containers, first.clock), (3, 3, None));
+    push(&uplink, 4..=4);
+    uplink.set_ring_losses(7);
+    let clock = Clock {
+        synchronized: true,
+        max_error_us: 9,
+        source: "adjtimex".to_owned(),
+    };
+    uplink.set_clock(clock.clone());
+    let second = beat(&mut session);
+    let passed = begun.elapsed();
+    assert!(
+        (Duration::from_millis(4_500)..Duration::from_secs(10)).contains(&passed),
+        "{passed:?}"
+    );
+    assert_eq!((second.seq, second.containers), (4, 4));
+    assert_eq!(second.clock, Some(clock));
+    assert_eq!(second.losses.map(|losses| losses.ring), Some(7));
+    let hash = (1..=4).map(|seq| state_hash(&format!("b:1:c{seq}"), seq));
+    assert_eq!(second.state_hash, hash.fold(0, u64::wrapping_add));
+    assert!(second.wall_ms > first.wall_ms);
+}
+
+/// One that lets everybody in and ends at once is left alone more and more.
+#[test]
+fn tries_become_rare() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("g.sock");
+    let listener = std::os::unix::net::UnixListener::bind(socket).expect("a socket");
+    listener.set_nonblocking(true).expect("a socket");
+    let uplink = uplink(dir.path(), "s");
+    push(&uplink, 1..=1);
+    let (begun, mut tries) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(4) {
+        match listener.accept() {
+            Ok(_ended) => tries += 1,
+            Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    }
+    // After a quarter, a half, one, two seconds; each wait between half and all of that.
+    assert!((3..=7).contains(&tries), "{tries} tries");
+}
+
+/// As a bus would be an upstream: no session, no questions, an ack for what was published.
+#[derive(Debug, Clone, Default)]
+struct Bus(Arc<Mutex<Vec<(String, u64)>>>);
+
+impl Upstream for Bus {
+    fn name(&self) -> &'static str {
+        "bus"
+    }
+
+    async fn session(&mut self, link: &mut Link) -> Result<Ended, SessionError> {
+        let stream = link.next_stream()?;
+        let mut published = link.published.clone();
+        loop {
+            published.mark_unchanged();
+            let run = link.reader.run(link.cursor, 2, 64 << 10)?;
+            if !run.lines.is_empty() && run.first.stream() == stream.id {
+                let seqs = (run.first.seq()..).zip(&run.lines).map(|(seq, _)| seq);
+                let seqs: Vec<u64> = seqs.collect();
+                let mut bus = self.0.lock().expect("a lock");
+                bus.extend(seqs.iter().map(|seq| (stream.uuid.clone(), *seq)));
+                drop(bus);
+                link.proved = true;
+                let last = seqs.last().copied().unwrap_or(0);
+                link.acked(spool::Place::new(stream.id, last));
+            } else if stream.id != link.current() {
+                return Ok(Ended::NextStream);
+            } else if link.stops().is_some() {
+                return Ok(Ended::Stopped);
+            } else {
+                tokio::select! {
+                    _ = published.changed() => {}
+                    () = link.stopped() => {}
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn another_kind_of_upstream_needs_the_trait_and_nothing_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bus = Bus::default();
+    let start = |stream: &str| {
+        let sender = |_, link| Sender::start(bus.clone(), link);
+        Uplink::start_with(config(dir.path(), stream), sender).expect("an uplink")
+    };
+    let uplink = start("s");
+    push(&uplink, 1..=5);
+    uplink.stop(PATIENCE);
+    let uplink = start("t");
+    push(&uplink, 1..=3);
+    uplink.stop(PATIENCE);
+    let on_bus = bus.0.lock().expect("a lock").clone();
+    let expected = (1..=5).map(|seq| ("s".to_owned(), seq));
+    let expected = expected.chain((1..=3).map(|seq| ("t".to_owned(), seq)));
+    assert!(on_bus.iter().cloned().eq(expected), "{on_bus:?}");
 }

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response, Sse,
@@ -23,7 +23,7 @@ use crate::{
     cli::FilterArgs,
     config,
     filter::Filter,
-    gateway::{hub::Next, parse::View, store::Piece},
+    gateway::{hub::Next, parse::View, shares::Share, store::Piece, trust::Peer},
     sink::socket::protocol::Since,
     time::{boot_now, wall_offset},
 };
@@ -46,8 +46,9 @@ pub struct EventsQuery {
     label: Option<String>,
 }
 
-/// Bytes of the log that one look into the store brings.
-const PIECE: usize = 1 << 20;
+/// Bytes of records that are made ready at a time, the last batch whole: so much a reader that does
+/// not read costs.
+const PIECE: usize = 256 << 10;
 /// An idle stream says that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -61,8 +62,11 @@ struct Reader {
     ready: VecDeque<Event>,
     failed: bool,
     _count: Count,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
+
+/// Among all readers, and among those of the same token.
+type Place = (OwnedSemaphorePermit, Option<Share>);
 
 /// Counts the open streams.
 struct Count(Face);
@@ -75,16 +79,11 @@ impl Drop for Count {
 
 pub async fn follow(
     State(face): State<Face>,
+    Extension(peer): Extension<Peer>,
     Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Failed> {
-    let place = Arc::clone(&face.subscribers).try_acquire_owned();
-    let place = place.map_err(|_full| {
-        Failed::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "there are too many readers already",
-        )
-    })?;
+    let place = place(&face, &peer)?;
     let filter = filter(&query)?;
     let ends = face.hub.ends();
     let end = *ends.borrow();
@@ -110,6 +109,21 @@ pub async fn follow(
     Ok(Sse::new(events(reader))
         .keep_alive(KeepAlive::new().interval(ALIVE))
         .into_response())
+}
+
+fn place(face: &Face, peer: &Peer) -> Result<Place, Failed> {
+    let crowded = |sentence| Failed::new(StatusCode::SERVICE_UNAVAILABLE, sentence);
+    let share = match peer.who() {
+        None => None,
+        Some(who) => Some(
+            face.shares
+                .take(who)
+                .ok_or_else(|| crowded("this reader follows too often already"))?,
+        ),
+    };
+    let place = Arc::clone(&face.subscribers).try_acquire_owned();
+    let place = place.map_err(|_full| crowded("there are too many readers already"))?;
+    Ok((place, share))
 }
 
 fn filter(query: &EventsQuery) -> Result<Option<Filter>, Failed> {
@@ -202,8 +216,13 @@ impl Reader {
         self.ends.mark_unchanged();
         match self.face.hub.from(self.at) {
             Next::Pieces(pieces) => {
+                let mut bytes = 0;
                 for piece in pieces {
+                    bytes += piece.lines.len();
                     self.take(&piece);
+                    if bytes >= PIECE {
+                        break;
+                    }
                 }
             }
             Next::Behind => match self.face.readers.pieces(self.at, PIECE).await {

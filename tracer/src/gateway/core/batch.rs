@@ -13,6 +13,8 @@ pub struct Permit(pub Option<OwnedSemaphorePermit>);
 #[derive(Debug, Default)]
 pub struct Batch {
     pub first_seq: u64,
+    /// What the node sent before; 0 in a snapshot.
+    pub after_seq: u64,
     /// Each with its newline.
     text: Bytes,
     /// Where each line ends, its newline included.
@@ -45,6 +47,7 @@ impl Batch {
         }
         Self {
             first_seq,
+            after_seq: 0,
             text: text.freeze(),
             ends,
             heads: lines.iter().map(|line| Head::parse(line)).collect(),

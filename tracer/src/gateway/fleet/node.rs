@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Denied, Greeting, Out, Own, RowChange, Taken,
+    Denied, Greeting, Out, Overtaken, Own, RowChange, Sent, Taken,
     table::{Entry, Stream, Table},
 };
 use crate::{
@@ -248,17 +248,20 @@ impl Node {
     pub(super) fn records(
         &mut self,
         now: u64,
-        first_seq: u64,
-        heads: &[Option<Head>],
+        sent: &Sent<'_>,
         limit: usize,
         next_row: &mut i64,
         out: &mut Out,
-    ) -> Taken {
+    ) -> Result<Taken, Overtaken> {
         let mut taken = Taken::default();
-        for (index, head) in heads.iter().enumerate() {
-            let seq = first_seq.saturating_add(index as u64);
+        let committed = self.streams.last().map_or(0, |stream| stream.committed);
+        if sent.after > committed {
+            return Err(Overtaken);
+        }
+        for (index, head) in sent.heads.iter().enumerate() {
+            let seq = sent.first.saturating_add(index as u64);
             let Some(stream) = self.streams.last_mut() else {
-                return taken;
+                return Ok(taken);
             };
             if seq <= stream.committed {
                 taken.duplicates = index + 1;
@@ -282,7 +285,7 @@ impl Node {
             }
             self.compare(now, out);
         }
-        taken
+        Ok(taken)
     }
 
     fn told(&mut self, kind: &Told) {

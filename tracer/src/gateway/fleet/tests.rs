@@ -67,8 +67,13 @@ impl World {
 
     fn records(&mut self, first: u64, heads: &[Option<Head>]) -> (Taken, Out) {
         let mut out = Out::default();
-        let taken = self.fleet.records(0, self.node, first, heads, &mut out);
-        (taken, out)
+        let sent = Sent {
+            after: 0,
+            first,
+            heads,
+        };
+        let taken = self.fleet.records(0, self.node, &sent, &mut out);
+        (taken.expect("in order"), out)
     }
 
     fn beat(&mut self, now: u64, seq: u64, containers: u64, hash: u64) -> Out {
@@ -134,6 +139,27 @@ fn a_hole_is_told_once_and_as_one() {
     let position = node.position().expect("a stream");
     assert_eq!((position.committed, position.missing), (12, 10));
     assert!(world.records(10, &[None]).1.own.is_empty());
+}
+
+#[test]
+fn records_that_overtook_others_are_no_hole() {
+    let mut world = World::new();
+    world.records(1, &[head(1, 1, State::Created)]);
+    let mut out = Out::default();
+    let heads = [head(4, 1, State::Exited)];
+    let sent = |after| Sent {
+        after,
+        first: 4,
+        heads: &heads,
+    };
+    let fleet = &mut world.fleet;
+    let taken = fleet.records(0, world.node, &sent(3), &mut out);
+    assert_eq!(taken, Err(Overtaken));
+    assert!(out.own.is_empty() && out.rows.is_empty());
+    // The same, where the node says that it has 2 and 3 no more.
+    let taken = fleet.records(0, world.node, &sent(1), &mut out);
+    assert_eq!(taken, Ok(Taken::default()));
+    assert!(matches!(out.own[..], [Own::Hole { from: 2, to: 3, .. }]));
 }
 
 #[test]

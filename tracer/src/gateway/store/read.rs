@@ -25,6 +25,9 @@ use crate::{
 /// Connections for reading.
 const READERS: usize = 4;
 
+/// Bytes of records that one page has, but for the last.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// Rows that one search looks at before it gives what it has, and a cursor.
 const MAX_LOOKED_AT: usize = 20_000;
 
@@ -239,7 +242,7 @@ fn find(connection: &Connection, search: &Search) -> Result<Found, StoreError> {
     let mut statement = connection.prepare_cached(&sql).tried(what)?;
     let mut rows = statement.query(params_from_iter(values)).tried(what)?;
     let mut found = Found::default();
-    let mut looked_at = 0;
+    let (mut looked_at, mut bytes) = (0, 0);
     while let Some(next) = rows.next().tried(what)? {
         looked_at += 1;
         let container = row(next).tried(what)?;
@@ -248,9 +251,11 @@ fn find(connection: &Connection, search: &Search) -> Result<Found, StoreError> {
             search.labels.is_empty() || view.is_some_and(|view| view.has_label(&search.labels));
         let at = container.row;
         if wanted {
+            bytes += container.line.len();
             found.rows.push(container);
         }
-        if found.rows.len() >= search.limit || looked_at >= MAX_LOOKED_AT {
+        let is_full = found.rows.len() >= search.limit || bytes >= PAGE_BYTES;
+        if is_full || looked_at >= MAX_LOOKED_AT {
             found.next = Some(at);
             break;
         }

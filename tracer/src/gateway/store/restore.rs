@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::params;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Store, StoreError, Tail, Tried, open, pack::unpack, schema};
+use super::{Age, Store, StoreError, Tail, Tried, open, pack::unpack, schema};
 use crate::{
     gateway::{
         fleet::{Entry, Fleet, Limits, NodeId, Out, Report, RowChange, Stream},
@@ -27,8 +27,8 @@ pub struct Restored {
 }
 
 impl Store {
-    /// Opens the store, or makes it; this run is named `run`.
-    pub fn open(path: &Path, run: &str) -> Result<Self, StoreError> {
+    /// Opens the store, or makes it; this run is named `run`, the host's boot `boot_id`.
+    pub fn open(path: &Path, run: &str, boot_id: &str) -> Result<Self, StoreError> {
         let mut connection = open(path, false)?;
         schema::prepare(&mut connection, open(path, false)?)?;
         let tail = tail(&connection)?;
@@ -38,12 +38,18 @@ impl Store {
                 params![run, signed(tail.next)],
             )
             .tried("note the start")?;
-        Ok(Self { connection, tail })
+        let age = Age::read(&connection, boot_id)?;
+        Ok(Self {
+            connection,
+            tail,
+            age,
+        })
     }
 
     /// Reads everything again.
     pub fn restore(&mut self, limits: Limits, now: u64) -> Result<Restored, StoreError> {
         self.tail = tail(&self.connection)?;
+        self.age = self.age.again(&self.connection)?;
         let mut fleet = Fleet::new(limits);
         let seen = self.nodes(&mut fleet, now)?;
         self.streams(&mut fleet)?;

@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS container (
     name TEXT, runtime TEXT, image TEXT, namespace TEXT, pod TEXT, state INTEGER NOT NULL,
     epoch INTEGER NOT NULL, version INTEGER NOT NULL, seq INTEGER NOT NULL,
     updated INTEGER NOT NULL, line BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS mark (
+    clock_s INTEGER PRIMARY KEY, boot_s INTEGER NOT NULL, boot_id TEXT NOT NULL,
+    first INTEGER NOT NULL, received INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS container_cid ON container (cid);
 CREATE INDEX IF NOT EXISTS container_name ON container (name) WHERE name IS NOT NULL;
 CREATE INDEX IF NOT EXISTS container_node ON container (node);

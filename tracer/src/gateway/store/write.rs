@@ -1,15 +1,15 @@
 //! What one transaction writes.
 
 use bytes::Bytes;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::params;
 
 use super::{
     Packed, Store, StoreError, Tried,
-    restore::{number_of, signed, unsigned},
+    restore::{number_of, signed},
 };
 use crate::{
     gateway::{
-        fleet::{Entry, Node, NodeId, Stream},
+        fleet::{Entry, MAX_STREAMS, Node, NodeId, Stream},
         liveness::Reach,
         parse::View,
     },
@@ -63,9 +63,6 @@ impl Put {
         }
     }
 }
-
-/// Rows that one step of retention takes away, so that no transaction is long.
-const STEP: i64 = 256;
 
 impl Store {
     /// The end of the log.
@@ -234,6 +231,19 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets the streams of a node that were spoken so long ago that nobody remembers them.
+    pub fn forget_streams(&self, node: NodeId) -> Result<(), StoreError> {
+        self.connection
+            .prepare_cached(
+                "DELETE FROM stream WHERE node = ?1 AND id NOT IN
+                 (SELECT id FROM stream WHERE node = ?1 ORDER BY epoch DESC LIMIT ?2)",
+            )
+            .tried("forget streams")?
+            .execute(params![node, MAX_STREAMS])
+            .tried("forget streams")?;
+        Ok(())
+    }
+
     /// `times`: state changed, first seen, last seen, milliseconds since 1970.
     pub fn node(&self, id: NodeId, node: &Node, times: [u64; 3]) -> Result<(), StoreError> {
         let report = serde_json::to_string(&node.report).unwrap_or_default();
@@ -255,64 +265,5 @@ impl Store {
             ])
             .tried("write a node")?;
         Ok(())
-    }
-
-    /// Takes a step's worth of what is older than `oldest_ms` or beyond `max_bytes` away; says
-    /// whether there may be more.
-    pub fn expire(&mut self, oldest_ms: u64, max_bytes: u64) -> Result<bool, StoreError> {
-        let what = "take old records away";
-        let over = self.tail.bytes > max_bytes;
-        let oldest = if over { i64::MAX } else { signed(oldest_ms) };
-        let mut statement = self
-            .connection
-            .prepare_cached(
-                "SELECT first, length(lines) FROM log WHERE first < ?1 AND received < ?2 ORDER BY first LIMIT ?3",
-            )
-            .tried(what)?;
-        // What the table has not followed yet stays.
-        let applied = signed(self.tail.applied);
-        let rows = statement
-            .query_map(params![applied, oldest, STEP], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-            })
-            .tried(what)?;
-        let mut end = None;
-        let mut freed = 0;
-        for row in rows {
-            let (first, len) = row.tried(what)?;
-            if over && self.tail.bytes.saturating_sub(freed) <= max_bytes {
-                break;
-            }
-            freed += unsigned(len);
-            end = Some(first);
-        }
-        drop(statement);
-        if let Some(end) = end {
-            self.connection
-                .execute("DELETE FROM log WHERE first <= ?1", [end])
-                .tried(what)?;
-            self.tail.bytes = self.tail.bytes.saturating_sub(freed);
-        }
-        let removed = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM container WHERE id IN
-                 (SELECT id FROM container WHERE state = ?1 AND updated < ?2 LIMIT ?3)",
-            )
-            .tried(what)?
-            .execute(params![number_of(State::Removed), signed(oldest_ms), STEP])
-            .tried(what)?;
-        Ok(end.is_some() || removed > 0)
-    }
-
-    /// The oldest number that the log has.
-    pub fn oldest(&self) -> Result<Option<u64>, StoreError> {
-        self.connection
-            .query_row("SELECT first FROM log ORDER BY first LIMIT 1", [], |row| {
-                row.get::<_, i64>(0)
-            })
-            .optional()
-            .map(|first| first.map(unsigned))
-            .tried("read the log")
     }
 }

@@ -9,7 +9,7 @@ use super::{
     place::Place,
     queue::Batch,
 };
-use crate::time::boot_now;
+use crate::time::{AgeClock, AgeMark};
 
 /// When records are given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,25 +32,6 @@ pub(super) struct State {
     pub(super) told: u64,
     pub(super) sum: Sum,
     pub(super) cursors: Vec<Place>,
-}
-
-/// Seconds that go by while tracer runs, or while the boot lasts that it ran in.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SpoolClock {
-    base_s: u64,
-    boot_s: u64,
-}
-
-impl SpoolClock {
-    /// Now.
-    pub(super) fn now_s(self) -> u64 {
-        self.base_s + boot_s().saturating_sub(self.boot_s)
-    }
-}
-
-/// Seconds since boot.
-pub(super) fn boot_s() -> u64 {
-    boot_now().0 / 1_000_000_000
 }
 
 /// What a record occupies, as [`Bounds::bytes`] counts it.
@@ -115,21 +96,15 @@ pub(super) fn cursors(db: &Transaction<'_>, names: &[String]) -> rusqlite::Resul
     Ok(cursors)
 }
 
-pub(super) fn clock(db: &Transaction<'_>, boot_id: &str) -> rusqlite::Result<SpoolClock> {
-    let (clock_s, then_s, of): (u64, u64, String) =
-        db.query_row("SELECT clock_s, boot_s, boot_id FROM spool", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
-    let boot_s = boot_s();
-    let passed = if of == boot_id {
-        boot_s.saturating_sub(then_s)
-    } else {
-        0
-    };
-    Ok(SpoolClock {
-        base_s: clock_s + passed,
-        boot_s,
-    })
+pub(super) fn clock(db: &Transaction<'_>, boot_id: &str) -> rusqlite::Result<AgeClock> {
+    let then = db.query_row("SELECT clock_s, boot_s, boot_id FROM spool", [], |row| {
+        Ok(AgeMark {
+            clock_s: row.get(0)?,
+            boot_s: row.get(1)?,
+            boot_id: row.get(2)?,
+        })
+    })?;
+    Ok(AgeClock::resume(&then, boot_id))
 }
 
 /// The sum over a stream's table.

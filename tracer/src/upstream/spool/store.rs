@@ -19,8 +19,9 @@ use super::{
     super::table::Sum,
     place::Place,
     queue::Batch,
-    rows::{self, Bounds, SpoolClock, State, Table},
+    rows::{self, Bounds, State, Table},
 };
+use crate::time::{AgeClock, boot_s};
 
 /// What a spool belongs to.
 #[derive(Debug, Clone)]
@@ -39,7 +40,7 @@ pub struct Store {
     bounds: Bounds,
     stream: i64,
     boot_id: String,
-    clock: SpoolClock,
+    clock: AgeClock,
     upstreams: Vec<String>,
     state: State,
     /// There are streams before this one.
@@ -226,7 +227,7 @@ impl Store {
                 ":lost": state.lost,
                 ":told": state.told,
                 ":clock_s": now_s,
-                ":boot_s": rows::boot_s(),
+                ":boot_s": boot_s(),
                 ":boot_id": self.boot_id,
             })?;
         commit.commit()?;
