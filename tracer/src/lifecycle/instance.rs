@@ -1,9 +1,11 @@
 //! One life of a container.
 
 use std::{
-    cell::{Cell, OnceCell},
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -46,8 +48,8 @@ pub struct Identity {
 /// is copied to be changed begins with nothing.
 #[derive(Debug, Default)]
 pub struct Kept {
-    asked: Cell<bool>,
-    parts: OnceCell<Option<Parts>>,
+    asked: AtomicBool,
+    parts: OnceLock<Option<Parts>>,
 }
 
 /// Bytes in two parts.
@@ -78,7 +80,8 @@ impl Kept {
     /// What `make` makes, once; nothing where it is too much to keep. Nothing for the first who asks
     /// either: most containers of a full host are told of once, at the start.
     pub fn parts(&self, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
-        if !self.asked.replace(true) {
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
             return None;
         }
         self.parts.get_or_init(make).as_ref()

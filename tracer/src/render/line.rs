@@ -43,18 +43,15 @@ impl Renderer {
         self.written.keep(common);
         if let Some(subject) = &event.container {
             let identity = &subject.identity;
-            match identity.kept.parts(|| written::parts(identity)) {
-                Some(parts) => {
-                    let (before, after) = parts.both();
-                    json.0.extend_from_slice(before);
-                    json.progress(subject);
-                    json.0.extend_from_slice(after);
-                }
-                None => {
-                    json.identity(identity);
-                    json.progress(subject);
-                    json.surroundings(identity);
-                }
+            if let Some(parts) = identity.kept.parts(|| written::parts(identity)) {
+                let (before, after) = parts.both();
+                json.0.extend_from_slice(before);
+                json.progress(subject);
+                json.0.extend_from_slice(after);
+            } else {
+                json.identity(identity);
+                json.progress(subject);
+                json.surroundings(identity);
             }
         }
         if let Some(process) = &event.process {

@@ -6,7 +6,7 @@ use tracer_common::CgroupKey;
 
 use super::*;
 use crate::{
-    lifecycle::{Identity, OomFacts},
+    lifecycle::{Identity, Kept, OomFacts},
     record::{K8s, Kind, Named, Node, Pod},
     render::Written,
     time::WallOffset,
@@ -118,6 +118,7 @@ impl Dice {
             created: self.maybe(|dice| Timestamp(dice.number() >> 1)),
             restart_count: self.maybe(Self::number),
             sandbox: self.coin(),
+            kept: Kept::default(),
         }
     }
 
@@ -148,7 +149,7 @@ impl Dice {
             pid: self.small(),
             vpid: self.small(),
             parent_pid: self.small(),
-            comm: self.bytes().into(),
+            comm: self.bytes().as_slice().into(),
             path: self.bytes().into(),
             args: args.into(),
             status: self.maybe(|dice| dice.small() & 0xffff),
