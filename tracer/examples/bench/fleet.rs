@@ -233,8 +233,12 @@ impl Node {
         let bytes: usize = records.iter().map(bytes::Bytes::len).sum();
         self.counts.sent.fetch_add(records.len() as u64, Relaxed);
         self.counts.bytes.fetch_add(bytes as u64, Relaxed);
-        to.send(message(Said::Records(Records { first_seq, records })))
-            .await?;
+        to.send(message(Said::Records(Records {
+            first_seq,
+            records,
+            after_seq: first_seq - 1,
+        })))
+        .await?;
         Ok(())
     }
 

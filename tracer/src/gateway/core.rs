@@ -32,7 +32,7 @@ pub use self::{
     sync::Syncer,
 };
 use super::{
-    fleet::{Beat, Denied, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange, Sent},
+    fleet::{Beat, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange, Sent},
     hub::{Hub, NodeView, StreamView},
     metrics::Metrics,
     outbox::Outbox,

@@ -1,5 +1,7 @@
 use std::{path::Path, time::Duration};
 
+use bytes::Bytes;
+
 use super::*;
 use crate::gateway::fleet::{Fleet, Greeting, Limits, Out};
 
@@ -21,7 +23,7 @@ fn append(store: &mut Store, wall_ms: u64, lines: &[u8]) {
         node: 1,
         epoch: 1,
         count: 1,
-        lines,
+        lines: &Packed::of(&Bytes::copy_from_slice(lines)),
     };
     store.append(wall_ms, &row).expect("appended");
     store.table(std::iter::empty()).expect("followed");
