@@ -7,7 +7,6 @@
 //! ```
 
 pub mod chance;
-pub mod disk;
 pub mod gateway;
 pub mod http;
 pub mod node;

@@ -10,14 +10,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    disk::Disk,
     gateway::Gateway,
     node::{Journal, Node, NodeSettings},
     plan::{Fault, Plan, Theme},
     proxy::{Proxy, Weather},
     verdict::{self, Held, Missing},
 };
-use crate::wait::wait_until;
+use crate::{disk::Disk, wait::wait_until};
 
 /// Programs of a run.
 #[derive(Debug, Clone)]
