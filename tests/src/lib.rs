@@ -25,6 +25,7 @@
 pub mod cgroup;
 pub mod check;
 pub mod command;
+pub mod disk;
 pub mod image;
 pub mod janitor;
 pub mod life;

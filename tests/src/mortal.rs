@@ -66,10 +66,21 @@ impl Mortal {
         self.dir.path()
     }
 
-    /// The file that records are appended to.
+    /// The state directory, which the first start makes.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The file that records are appended to: what `--file` among the arguments says, or one beside
+    /// the state directory.
     #[must_use]
     pub fn file(&self) -> PathBuf {
-        self.dir.path().join("events")
+        let mut words = self.arguments.iter();
+        words.find(|word| *word == "--file");
+        words
+            .next()
+            .map_or_else(|| self.dir.path().join("events"), PathBuf::from)
     }
 
     /// Other arguments from the next start on.
@@ -88,7 +99,7 @@ impl Mortal {
         command
             .args(["run", "--format", "json", "--socket", "none"])
             .arg("--state-dir")
-            .arg(self.dir.path().join("state"))
+            .arg(self.state())
             .args(&self.arguments);
         if !self.arguments.iter().any(|word| word == "--file") {
             command.arg("--file").arg(self.file());
@@ -200,18 +211,34 @@ impl Mortal {
     /// Every record of the file, checked against the schema and the rules of a stream: numbers
     /// without hole or repetition among them.
     pub fn records(&self) -> Result<Vec<Record>> {
-        let mut checker = Checker::new(Schema::of(&binary())?);
+        let mut streams = self.streams()?;
+        ensure!(
+            streams.len() == 1,
+            "{} streams\n{}",
+            streams.len(),
+            self.log()
+        );
+        Ok(streams.remove(0))
+    }
+
+    /// Likewise, where streams follow each other: each from its first number on.
+    pub fn streams(&self) -> Result<Vec<Vec<Record>>> {
+        let schema = Schema::of(&binary())?;
         let text = fs::read_to_string(self.file()).context("read the file of records")?;
         ensure!(text.ends_with('\n'), "the file ends in half a line");
-        text.lines()
-            .map(|line| {
-                let record = Record::parse(line)?;
-                checker
-                    .check_record(&record)
-                    .with_context(|| format!("{}\nin: {line}", self.log()))?;
-                Ok(record)
-            })
-            .collect()
+        let mut streams: Vec<(Checker, Vec<Record>)> = Vec::new();
+        for line in text.lines() {
+            let record = Record::parse(line)?;
+            if record.seq() == Some(1) {
+                streams.push((Checker::new(schema.clone()), Vec::new()));
+            }
+            let (checker, records) = streams.last_mut().context("a stream without a begin")?;
+            checker
+                .check_record(&record)
+                .with_context(|| format!("{}\nin: {line}", self.log()))?;
+            records.push(record);
+        }
+        Ok(streams.into_iter().map(|(_, records)| records).collect())
     }
 
     /// Compares the pipe with the file: no record is missing, and what came again came byte for

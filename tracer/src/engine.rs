@@ -38,6 +38,8 @@ pub enum Entry<'a> {
     Offset(WallOffset),
     /// The path of a cgroup, where the kernel's word of it is cut.
     Path { cgroup: CgroupKey, path: Arc<[u8]> },
+    /// Records of the kernel side come from the programs with this id from here on.
+    Programs(Arc<str>),
 }
 
 /// The machine with its renderer.
@@ -115,6 +117,7 @@ impl Engine {
             }
             Entry::Tick => self.machine.apply(now, Input::Tick, &mut self.scratch),
             Entry::Offset(offset) => self.renderer.offset = *offset,
+            Entry::Programs(_) => {}
             Entry::Path { cgroup, path } => {
                 let input = Input::Path {
                     cgroup: *cgroup,

@@ -20,8 +20,8 @@
 //! taken from the scan, so nothing is discovered that was seen being created.
 //!
 //! With a state directory the journal of the process before is replayed first ([`crate::state`]).
-//! If its programs are still attached, the ring has what happened since, and nothing more is to be
-//! done. If not, `node.gap` tells the span, and the table is compared with the host.
+//! If the programs that it names are still attached, the ring has what happened since, and nothing
+//! more is to be done. If not, `node.gap` tells the span, and the table is compared with the host.
 //!
 //! # Loss
 //!
@@ -32,6 +32,8 @@
 
 mod begin;
 mod core;
+mod doing;
+mod losses;
 mod outlets;
 mod repair;
 mod service;
@@ -54,9 +56,12 @@ use tracer_common::CgroupKey;
 
 pub use self::begin::{Before, Resumed};
 use self::{
-    core::{Core, Losses},
+    core::Core,
+    losses::Losses,
     outlets::Outlets,
-    wait::{arm, ask_on_a_thread, clock_set_timer, poll_for, ready, socket_ready, until},
+    wait::{
+        arm, ask_on_a_thread, clock_set_timer, file_has_room, poll_for, ready, socket_ready, until,
+    },
 };
 use crate::{
     clock::{Reading, Watch},
@@ -97,7 +102,9 @@ pub struct Parts {
     /// Kept for the next process.
     pub state: Option<State>,
     /// What a process before this one left in it.
-    pub before: Option<Before>,
+    pub before: Before,
+    /// Id of the programs that are attached.
+    pub programs: Arc<str>,
     pub metrics: Arc<Metrics>,
     /// Bulk records may wait in the ring without a wake-up.
     pub processes: bool,
@@ -125,6 +132,7 @@ enum Wake {
     Metadata(CgroupKey, Metadata),
     Explained(u64, Vec<Source>),
     Stdout,
+    File,
     Socket,
     Scanned(Snapshot),
     Reload,
@@ -194,7 +202,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Freezers => live.core.read_freezers()?,
             Wake::Metadata(root, metadata) => live.core.learn(root, metadata)?,
             Wake::Explained(reader, files) => live.core.explained(reader, &files),
-            Wake::Stdout => live.core.flush()?,
+            Wake::Stdout | Wake::File => live.core.flush()?,
             Wake::Socket => live.core.serve_socket(),
             Wake::Scanned(snapshot) => live.scanned(snapshot)?,
             Wake::ClockSet => live.clock_was_set()?,
@@ -232,6 +240,7 @@ impl Live {
             },
             Some(snapshot) = self.scans.done.recv() => Wake::Scanned(snapshot),
             ready = ready(stdout.as_ref(), Interest::WRITABLE) => { ready?; Wake::Stdout }
+            () = file_has_room(self.core.outlets.file.as_ref()) => Wake::File,
             () = socket_ready(self.core.outlets.socket.as_mut()) => Wake::Socket,
             ready = ready(self.hang_up.as_ref(), Interest::ERROR) => { ready?; Wake::HangUp }
             ready = self.clock_set.readable() => { ready?.clear_ready(); Wake::ClockSet }
@@ -295,7 +304,8 @@ impl Live {
         self.core.read_losses()?;
         self.repair_if_needed()?;
         self.core.flush()?;
-        self.core.renew_journal()
+        self.core.renew_journal();
+        Ok(())
     }
 
     /// The wall clock was set: times of later records use the new offset.
@@ -345,7 +355,7 @@ impl Live {
         if let Some(uplink) = outlets.uplink.take() {
             uplink.stop(LAST_WORDS_UPSTREAM);
         }
-        self.core.close_journal()?;
+        self.core.close_journal();
         if let Some(recorder) = &mut self.core.recorder {
             recorder.flush().context("cannot write the recording")?;
         }

@@ -11,7 +11,7 @@
 use std::{
     array::TryFromSliceError,
     collections::BTreeMap,
-    io::{self, BufRead, Read as _, Write},
+    io::{self, BufRead, Read as _, Seek, SeekFrom, Write},
     sync::Arc,
 };
 
@@ -44,6 +44,7 @@ const TAG_TICK: u8 = 5;
 const TAG_OFFSET: u8 = 6;
 const TAG_METADATA: u8 = 7;
 const TAG_PATH: u8 = 8;
+const TAG_PROGRAMS: u8 = 9;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,12 @@ pub struct Header<Table = Machine> {
     /// When the newest record of the kernel side was made.
     #[serde(default)]
     pub last_record: BootNs,
+    /// That record, where another process may find it in the ring once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<Box<[u8]>>,
+    /// Id of the programs that the records come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub programs: Option<Arc<str>>,
     /// The table is not what the host is: a scan has to follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfinished: bool,
@@ -151,6 +158,8 @@ impl<Table> Header<Table> {
             table,
             told: BTreeMap::new(),
             last_record: BootNs(0),
+            newest: None,
+            programs: None,
             unfinished: false,
             stopped: false,
         }
@@ -233,6 +242,7 @@ impl<W: Write> Recorder<W> {
                 owned = serde_json::to_vec(&(cgroup, path))?;
                 (TAG_PATH, &owned)
             }
+            Entry::Programs(id) => (TAG_PROGRAMS, id.as_bytes()),
             Entry::Offset(offset) => {
                 owned = offset.0.to_le_bytes().to_vec();
                 (TAG_OFFSET, &owned)
@@ -293,6 +303,19 @@ impl<R: BufRead> Player<R> {
     ///
     /// [`RecordingError`] where this is no recording that can be replayed here.
     pub fn new(from: R) -> Result<(Self, Header), RecordingError> {
+        let (player, header) = Self::of_any_abi(from)?;
+        if header.abi != ABI_VERSION {
+            return Err(RecordingError::Abi(header.abi));
+        }
+        Ok((player, header))
+    }
+
+    /// Likewise, also where raw records in it cannot be read here.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordingError`].
+    pub fn of_any_abi(from: R) -> Result<(Self, Header), RecordingError> {
         let mut player = Self {
             from,
             at: 0,
@@ -312,9 +335,6 @@ impl<R: BufRead> Player<R> {
         player.take(len)?;
         let header: Header = serde_json::from_slice(&player.payload)
             .map_err(|error| RecordingError::Entry(at, error.to_string()))?;
-        if header.abi != ABI_VERSION {
-            return Err(RecordingError::Abi(header.abi));
-        }
         if header.big_endian != cfg!(target_endian = "big") {
             return Err(RecordingError::ByteOrder);
         }
@@ -370,6 +390,20 @@ impl<R: BufRead> Player<R> {
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.at
+    }
+
+    /// Reads on from a position that [`Player::position`] gave.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    pub fn go_to(&mut self, position: u64) -> io::Result<()>
+    where
+        R: Seek,
+    {
+        self.from.seek(SeekFrom::Start(position))?;
+        self.at = position;
+        Ok(())
     }
 
     /// Fills `to`; `false` where the file ended before its first byte.
@@ -478,6 +512,10 @@ fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
         TAG_PATH => {
             let (cgroup, path) = serde_json::from_slice(payload).map_err(json)?;
             Ok(Entry::Path { cgroup, path })
+        }
+        TAG_PROGRAMS => {
+            let id = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
+            Ok(Entry::Programs(id.into()))
         }
         TAG_OFFSET => {
             let bytes = payload

@@ -42,7 +42,7 @@ pub const TARGETS: [&str; 7] = [
 ];
 
 /// Each target of `cargo xtask test` for so long, seconds.
-pub const USUAL_SECONDS: u32 = 20;
+pub const USUAL_SECONDS: u32 = 30;
 
 /// Longest input, bytes. Recordings and BTF are made of parts that lie far from each other.
 const MAX_LEN: u32 = 16 << 10;

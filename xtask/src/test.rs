@@ -16,7 +16,7 @@ use crate::{
     command, ebpf, fuzz,
     kernels::series::Series,
     mounts,
-    packages::Policy,
+    packages::{self, Package, Policy},
     privilege::Privilege,
     say,
     vm::{self, Layout, Plan},
@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Steps, in this order: fmt, build, clippy, plain (tests that need nothing), live (tests that load
 /// the eBPF programs and drive real container runtimes, as root, with daemons of their own in
-/// temporary directories), fuzz (hostile input for every parser, 20 s each), vm (the live tests on
+/// temporary directories), fuzz (hostile input for every parser, 30 s each), vm (the live tests on
 /// three other kernels, in QEMU). A failing step does not stop the others, except the build. The last line of the output is `N passed, N failed, N
 /// skipped`; each skipped test is named with its reason.
 #[derive(Debug, clap::Args)]
@@ -161,6 +161,13 @@ fn build(args: &Args) -> Result<()> {
             .prefix()
             .context("the live tests load eBPF programs (--no-live leaves them out)")?;
         runtimes::ensure(args.policy)?;
+        packages::ensure_programs(
+            &[
+                ("mkfs.ext4", Package::new("e2fsprogs", "a disk that stalls")),
+                ("fsfreeze", Package::new("util-linux", "makes it stall")),
+            ],
+            args.policy,
+        )?;
         mounts::ensure()?;
     }
     build_binaries(args.policy)

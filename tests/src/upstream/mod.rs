@@ -8,7 +8,6 @@
 
 pub mod chance;
 pub mod clock;
-pub mod disk;
 pub mod gateway;
 pub mod http;
 pub mod meddler;

@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::{
     clock::FalseClock,
-    disk::Disk,
     gateway::Gateway,
     meddler::Meddler,
     node::{Journal, Node, NodeSettings},
@@ -20,7 +19,7 @@ use super::{
     proxy::{Proxy, Weather},
     verdict::{self, Held, Missing},
 };
-use crate::wait::wait_until;
+use crate::{disk::Disk, wait::wait_until};
 
 /// Programs of a run.
 #[derive(Debug, Clone)]

@@ -1,9 +1,10 @@
 //! Which programs `tracer run` uses: those that a tracer before it left pinned, or new ones.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use tracer_common::ABI_VERSION;
+use uuid::Uuid;
 
 use super::Failure;
 use crate::{
@@ -25,18 +26,19 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Attaches, and says whether the programs are those of the process before. Only a stream that
-    /// goes on has use for these.
+    /// Attaches, and says which programs by their id: the journal tells whether they are those of the
+    /// process before. Only a stream that goes on has use for these.
     pub(super) fn attach(
         &self,
         state: Option<&State>,
         goes_on: bool,
-    ) -> Result<(Kernel, bool), Failure> {
+    ) -> Result<(Kernel, Arc<str>), Failure> {
         if let Some(state) = state
-            && let Some(kernel) = self.take_over(state, goes_on)?
+            && let Some(taken) = self.take_over(state, goes_on)?
         {
-            return Ok((kernel, true));
+            return Ok(taken);
         }
+        let id: Arc<str> = Uuid::now_v7().to_string().into();
         let lasting = match (self.pin, state) {
             (Some(directory), Some(state)) => {
                 make_room(directory, state)?;
@@ -48,7 +50,13 @@ impl Wanted<'_> {
         match (pins, lasting) {
             (Some(pins), Some((directory, state))) => {
                 pins.settle(directory, state.path()).map_err(failure)?;
-                state.set_pinned(Some(&self.pinned(directory, &kernel)))?;
+                let pinned = self.pinned(directory, &id, &kernel);
+                if let Err(error) = state.set_pinned(Some(&pinned)) {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the next tracer will not know the pins"
+                    );
+                }
             }
             (Some(pins), None) => {
                 pins.remove().context("cannot remove pins from bpffs")?;
@@ -60,11 +68,15 @@ impl Wanted<'_> {
             }
             (None, None) => {}
         }
-        Ok((kernel, false))
+        Ok((kernel, id))
     }
 
     /// What a tracer before this one left pinned, if it fits; else it is removed.
-    fn take_over(&self, state: &State, goes_on: bool) -> Result<Option<Kernel>, Failure> {
+    fn take_over(
+        &self,
+        state: &State,
+        goes_on: bool,
+    ) -> Result<Option<(Kernel, Arc<str>)>, Failure> {
         let Some(pinned) = state.pinned() else {
             return Ok(None);
         };
@@ -96,7 +108,7 @@ impl Wanted<'_> {
                 "going on with the programs of another version"
             );
         }
-        Ok(kernel)
+        Ok(kernel.map(|kernel| (kernel, pinned.id)))
     }
 
     fn unfit(&self, pinned: &Pinned, goes_on: bool) -> Option<&'static str> {
@@ -115,8 +127,9 @@ impl Wanted<'_> {
         }
     }
 
-    fn pinned(&self, directory: &Path, kernel: &Kernel) -> Pinned {
+    fn pinned(&self, directory: &Path, id: &Arc<str>, kernel: &Kernel) -> Pinned {
         Pinned {
+            id: Arc::clone(id),
             abi: ABI_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.boot_id.to_owned(),

@@ -26,7 +26,7 @@ use crate::{
     render::{Renderer, Written},
     sandbox,
     sink::{file::FileSink, socket::Bound, stdout::StdoutSink},
-    state::{Left, Mark, State},
+    state::{self, Found, Mark, State},
     time::wall_offset,
 };
 
@@ -54,23 +54,29 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         identity,
         offset: wall_offset(),
     };
-    let (engine, left) = stream(state.as_ref(), &now)?;
+    let found = match &state {
+        Some(state) => state::find(state.path(), &now.identity.boot_id)?,
+        None => Found::Nothing,
+    };
+    let goes_on = matches!(found, Found::GoesOn(..));
     let wanted = Wanted {
         options: options(&config),
         pin: config.pin.as_deref(),
         hierarchies: &hierarchies,
         boot_id: &now.identity.boot_id,
     };
-    let (kernel, pinned) = wanted.attach(state.as_ref(), left.is_some())?;
+    let (kernel, programs) = wanted.attach(state.as_ref(), goes_on)?;
     let socket = Bound::new(&config.socket, config.socket_group.as_deref())?;
     // All that takes privileges is done, and no thread has begun.
     sandbox::enter(&config);
-    let mark = |sink| match &state {
-        Some(state) => state.mark(sink),
-        None => Ok(Mark::none()),
+    let (engine, before) = stream(state.as_ref(), found, now)?;
+    let mark = |sink| {
+        state
+            .as_ref()
+            .map_or_else(Mark::none, |state| state.mark(sink))
     };
     let stdout = if config.stdout {
-        let stdout = StdoutSink::new(config.queue_bytes, mark("stdout")?);
+        let stdout = StdoutSink::new(config.queue_bytes, mark("stdout"));
         Some(stdout.context("cannot use standard output")?)
     } else {
         None
@@ -78,7 +84,7 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     let file = match &config.file {
         Some(path) => {
             let stream = &engine.renderer.stream;
-            let file = FileSink::open(path, stream, config.queue_bytes, mark("file")?);
+            let file = FileSink::open(path, stream, config.queue_bytes, mark("file"));
             Some(file.with_context(|| format!("cannot append to {}", path.display()))?)
         }
         None => None,
@@ -112,7 +118,8 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
         file,
         record,
         state,
-        before: left.map(|left| Before { left, now, pinned }),
+        before,
+        programs,
         #[cfg(feature = "upstream")]
         uplink,
         metrics,
@@ -136,29 +143,27 @@ fn options(config: &Config) -> Options {
 }
 
 /// The stream that goes on, or a new one.
-fn stream(state: Option<&State>, now: &Resumed) -> anyhow::Result<(Engine, Option<Left>)> {
-    if let Some(state) = state {
-        if let Some((left, engine)) = Left::find(state.path())? {
-            let rebooted = engine.renderer.host.boot_id != now.identity.boot_id;
-            if !rebooted || left.ended_in_order()? {
-                return Ok((engine, Some(left)));
-            }
-            tracing::warn!(
-                stream = %engine.renderer.stream,
-                "the machine went down without an end of tracer: a new stream begins, because numbers of the old one may have been lost"
-            );
+fn stream(state: Option<&State>, found: Found, now: Resumed) -> anyhow::Result<(Engine, Before)> {
+    let before = match found {
+        Found::GoesOn(left, engine) => return Ok((*engine, Before::GoesOn(left, now))),
+        Found::Nothing => Before::Nothing,
+        Found::Broken(broken) => {
+            tracing::warn!(reason = broken.reason, "a new stream begins");
+            Before::Broken(broken)
         }
+    };
+    if let Some(state) = state {
         state.forget_marks()?;
     }
     let renderer = Renderer {
         stream: Uuid::now_v7().to_string().into(),
-        host: Arc::new(now.identity.clone()),
+        host: Arc::new(now.identity),
         offset: now.offset,
         hierarchies: now.host.hierarchies.iter().cloned().collect(),
         written: Written::default(),
     };
-    let machine = Machine::new(now.host.clone(), FIRST_SEQ);
-    Ok((Engine::new(machine, renderer), None))
+    let machine = Machine::new(now.host, FIRST_SEQ);
+    Ok((Engine::new(machine, renderer), before))
 }
 
 /// Says in one sentence what is missing, before anything is tried.

@@ -1,13 +1,13 @@
 //! The beginning: of a stream, or of a process in which one goes on.
 
-use std::io::BufWriter;
+use std::{io::BufWriter, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::io::Interest;
 
 use super::{
     BTreeMap, Core, Live, Losses, Outlets, Parts, ask_on_a_thread, clock_set_timer, core::head,
-    poll_for,
+    outlets::Patience, poll_for,
 };
 use crate::{
     clock::Watch,
@@ -17,18 +17,17 @@ use crate::{
     record::{Host, Kind, Origin},
     recording::{Header, Recorder},
     sink::{socket::SocketSink, stdout::Reader},
-    state::{Journal, Last, Left},
+    state::{Broken, Journal, Left},
     time::{Timestamp, WallOffset, boot_now},
 };
 
 /// What a process before this one left.
-pub struct Before {
-    pub left: Left,
-    /// The host as it is now.
-    pub now: Resumed,
-    /// The programs of that process are the ones that are attached: the ring has what happened
-    /// since.
-    pub pinned: bool,
+pub enum Before {
+    Nothing,
+    /// A stream that goes on, and the host as it is now.
+    GoesOn(Box<Left>, Resumed),
+    /// One that does not.
+    Broken(Broken),
 }
 
 /// The host under which a table goes on.
@@ -38,48 +37,67 @@ pub struct Resumed {
     pub offset: WallOffset,
 }
 
-/// How the process before ended, for the one that goes on.
-struct Ended {
-    last: Last,
-    pinned: bool,
-    /// Nothing is missing before this time.
-    since: Timestamp,
+/// How the process before ended, for this one.
+enum Ended {
+    /// The ring has what happened since then. This record may be in it once more.
+    Pinned(Option<Box<[u8]>>),
+    /// From that time on something may be missing.
+    Gap {
+        since: Option<Timestamp>,
+        reason: String,
+        /// As for [`Ended::Pinned`].
+        newest: Option<Box<[u8]>>,
+    },
 }
 
 impl Live {
     /// Makes the loop, takes up what was left, tells what is there.
     pub(super) fn begin(mut parts: Parts) -> anyhow::Result<Self> {
-        let before = parts.before.take();
+        let before = std::mem::replace(&mut parts.before, Before::Nothing);
+        let programs = Arc::clone(&parts.programs);
         let record = parts.record.take();
         let started = std::mem::take(&mut parts.started);
         let mut live = Self::new(parts)?;
         let ended = match before {
-            Some(before) => Some(live.go_on(before)?),
-            None => None,
+            Before::GoesOn(left, now) => Some(live.go_on(*left, now, programs)?),
+            Before::Broken(Broken { reason, since }) => {
+                live.begin_journal(programs);
+                Some(Ended::Gap {
+                    since,
+                    reason,
+                    newest: None,
+                })
+            }
+            Before::Nothing => {
+                live.core.losses.last_record = boot_now();
+                live.begin_journal(programs);
+                None
+            }
         };
         let core = &mut live.core;
-        if ended.is_none()
-            && let Some(state) = &live.state
-        {
-            let mut head = head(&core.engine, &core.losses);
-            head.unfinished = true;
-            core.journal = Some(Journal::begin(state.path(), &head)?);
-        }
         if let Some(file) = record {
             let recorder = Recorder::new(BufWriter::new(file), &Header::of(&core.engine));
             core.recorder = Some(recorder.context("cannot write the recording")?);
         }
         core.node(Kind::NodeStarted, started)?;
         match ended {
-            None => {
-                core.losses.last_record = boot_now();
-                live.sync(Origin::Snapshot)?;
-            }
+            None => live.sync(Origin::Snapshot, None)?,
             Some(ended) => live.catch_up(ended)?,
         }
         live.core.node(Kind::NodeSynced, Box::default())?;
         live.core.flush()?;
         Ok(live)
+    }
+
+    /// Of a new stream.
+    fn begin_journal(&mut self, programs: Arc<str>) {
+        let core = &mut self.core;
+        core.losses.programs = Some(programs);
+        if let Some(state) = &self.state {
+            let mut head = head(&core.engine, &core.losses);
+            head.unfinished = true;
+            core.journal = Some(Journal::begin(state.path(), boot_now(), &head));
+        }
     }
 
     fn new(parts: Parts) -> anyhow::Result<Self> {
@@ -167,69 +185,95 @@ impl Live {
     }
 
     /// Replays the journal of the process before: sinks take what they have not got.
-    fn go_on(&mut self, before: Before) -> anyhow::Result<Ended> {
-        let Before { left, now, pinned } = before;
+    fn go_on(&mut self, mut left: Left, now: Resumed, programs: Arc<str>) -> anyhow::Result<Ended> {
         let core = &mut self.core;
         core.losses.told.clone_from(&left.told);
         core.losses.last_record = left.last_record;
+        core.losses.programs.clone_from(&left.programs);
         core.outlets.begin_at(left.next_seq);
-        let (journal, last) = left.replay(|now, entry| core.again(now, entry))?;
+        // In the journal before anything leaves: what follows moves the sinks' places past it.
+        let mut untold = Vec::new();
+        while let Some(node) = core.outlets.take_lost() {
+            let entry = Entry::Node(Kind::NodeGap, Box::new(node));
+            if let Err(error) = left.add(boot_now(), &entry) {
+                tracing::error!(%error, "a loss is not in the journal");
+                untold.push(entry);
+            }
+        }
+        let other_abi = left.other_abi;
+        let mut patience = Patience::default();
+        let (journal, mut last) = left.replay(|now, entry| {
+            core.again(now, entry)?;
+            core.outlets.pace(&mut patience);
+            Ok(())
+        })?;
         core.outlets.push();
         core.outlets.check()?;
         core.journal = Some(journal);
+        for entry in &untold {
+            core.entry(entry)?;
+        }
         let since = core.engine.renderer.offset.at(core.losses.last_record);
         let offset = now.offset;
         let same_host =
             *core.engine.machine.host() == now.host && *core.engine.renderer.host == now.identity;
         core.resume(now)?;
-        if same_host {
+        if same_host && !other_abi {
             // The journal has to say it to the process after this one.
             core.entry(&Entry::Offset(offset))?;
         } else {
-            core.begin_journal_again(last.unfinished)?;
+            core.begin_journal_again(&last);
         }
-        if !pinned {
-            // These programs have lost nothing yet.
-            core.losses.told.clear();
-            core.losses.by_cpu.clear();
+        let continuous = last.programs.as_ref() == Some(&programs);
+        if !continuous {
+            last.raw = None;
+            core.entry(&Entry::Programs(programs))?;
         }
-        Ok(Ended {
-            last,
-            pinned,
-            since,
+        if continuous && !last.unfinished {
+            return Ok(Ended::Pinned(last.raw));
+        }
+        let reason = if continuous {
+            "the process before was killed during a scan"
+        } else {
+            "nothing was traced between two processes"
+        };
+        Ok(Ended::Gap {
+            since: Some(since),
+            reason: reason.to_owned(),
+            newest: last.raw,
         })
     }
 
     /// From what the table was to what the host is.
     fn catch_up(&mut self, ended: Ended) -> anyhow::Result<()> {
-        let Ended {
-            last,
-            pinned,
-            since,
-        } = ended;
-        if pinned {
-            if let Some(newest) = last.raw
-                && let Some(record) = self.ring.get_mut().next()
-                && *record != *newest
-            {
-                self.core.record(&record)?;
+        match ended {
+            Ended::Pinned(newest) => {
+                if let Some(newest) = newest
+                    && let Some(record) = self.ring.get_mut().next()
+                    && *record != *newest
+                {
+                    self.core.record(&record)?;
+                }
+                self.drain()
             }
-            self.drain()?;
-            if !last.unfinished {
-                return Ok(());
+            Ended::Gap {
+                since,
+                reason,
+                newest,
+            } => {
+                let now = boot_now();
+                let next = newest.and_then(|newest| {
+                    // The journal is unfinished: were it lost by a kill, a gap would tell so.
+                    let record: Box<[u8]> = (*self.ring.get_mut().next()?).into();
+                    (record != newest).then_some(record)
+                });
+                self.core.losses.last_record = now;
+                self.core.gap(since, now, BTreeMap::new(), Some(&reason))?;
+                self.core.losses.repair = false;
+                self.core.meanwhile = None;
+                self.sync(Origin::Reconcile, next)?;
+                self.resynced()
             }
         }
-        let reason = if pinned {
-            "the process before was killed during a scan"
-        } else {
-            "nothing was traced between two processes"
-        };
-        let now = boot_now();
-        self.core.losses.last_record = now;
-        self.core.gap(since, now, BTreeMap::new(), Some(reason))?;
-        self.core.losses.repair = false;
-        self.core.meanwhile = None;
-        self.sync(Origin::Reconcile)?;
-        self.resynced()
     }
 }

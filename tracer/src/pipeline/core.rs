@@ -5,32 +5,30 @@
 //! files to be looked for) takes system calls and wakes other threads, so it waits in [`Todo`]s until
 //! the lines of the drain have left, or until [`MAX_TODO`] of them wait.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::BufWriter,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs::File, io::BufWriter, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
-use super::outlets::Outlets;
+use super::{
+    doing::{MAX_TODO, Todo},
+    losses::{Losses, Meanwhile},
+    outlets::Outlets,
+};
 use crate::{
     clock::Reading,
     decode::{Mkdir, RawEvent, What, decode},
     engine::{Effect, Engine, Entry},
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
-    lifecycle::{Action, Metadata},
+    lifecycle::Metadata,
     metadata::Question,
     metrics::Count,
     reconcile,
     record::{Clock, Kind, Node},
     recording::{Header, Recorder},
-    state::Journal,
+    state::{Journal, Last},
     time::{BootNs, Timestamp, boot_now},
 };
 
@@ -54,64 +52,6 @@ pub(super) struct Core {
     pub(super) todo: Vec<Todo>,
     /// What the ring told while a scan went on.
     pub(super) meanwhile: Option<Meanwhile>,
-}
-
-/// Something to be done once the lines have left.
-pub(super) enum Todo {
-    Act(Action),
-    /// Nobody has to be asked about the container with this root any more.
-    Gone(CgroupKey),
-}
-
-/// Beyond this the kernel side is not kept waiting for the end of a drain.
-const MAX_TODO: usize = 256;
-
-/// Cgroups that records were about while a scan went on.
-#[derive(Debug, Default)]
-pub(super) struct Meanwhile {
-    pub(super) touched: BTreeSet<CgroupKey>,
-    /// Those of them whose mkdir was among the records: all that there is to know is known.
-    pub(super) born: BTreeSet<CgroupKey>,
-}
-
-impl Meanwhile {
-    pub(super) fn note(&mut self, what: &What<'_>) {
-        let cgroup = what.cgroup();
-        self.touched.insert(cgroup);
-        if matches!(what, What::Mkdir(_)) {
-            self.born.insert(cgroup);
-        }
-    }
-}
-
-/// What is known to be lost.
-#[derive(Debug, Default)]
-pub(super) struct Losses {
-    /// Low half of each CPU's count, as the last record or reading said.
-    pub(super) by_cpu: BTreeMap<u32, u32>,
-    /// By name, what the stream has told of the programs that run.
-    pub(super) told: BTreeMap<String, u64>,
-    pub(super) last_record: BootNs,
-    pub(super) repair: bool,
-}
-
-impl Losses {
-    fn note(&mut self, entry: &Entry<'_>) {
-        match entry {
-            Entry::Raw(bytes) => {
-                if let Ok(raw) = decode(bytes) {
-                    self.by_cpu.insert(raw.cpu, raw.drops);
-                    self.last_record = BootNs(raw.time_ns);
-                }
-            }
-            Entry::Node(Kind::NodeGap, node) if node.sink.is_none() => {
-                for (name, count) in &node.lost {
-                    *self.told.entry(name.clone()).or_default() += count;
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Why an entry is applied.
@@ -168,15 +108,20 @@ impl Core {
     /// Looks for losses that no record followed.
     pub(super) fn read_losses(&mut self) -> anyhow::Result<()> {
         let mut lost = false;
-        for (cpu, total) in (0..).zip(self.tables.lost(tracer_common::loss::TOTAL)?) {
-            // The record's head carries the low half.
-            let low = u32::try_from(total & u64::from(u32::MAX)).unwrap_or(0);
-            lost |= self.losses.by_cpu.insert(cpu, low).unwrap_or(0) != low;
+        for (cpu, total) in (0..).zip(self.totals()?) {
+            lost |= self.losses.by_cpu.insert(cpu, total).unwrap_or(0) != total;
         }
         if lost {
             self.tell_loss(boot_now())?;
         }
         Ok(())
+    }
+
+    /// What each CPU has lost, as the heads of records say it: the low half.
+    fn totals(&self) -> anyhow::Result<Vec<u32>> {
+        let low = |total: u64| u32::try_from(total & u64::from(u32::MAX)).unwrap_or(0);
+        let totals = self.tables.lost(tracer_common::loss::TOTAL)?;
+        Ok(totals.into_iter().map(low).collect())
     }
 
     /// `node.gap`: how many of what, and between when.
@@ -196,22 +141,29 @@ impl Core {
         }
         let metrics = &self.outlets.metrics;
         metrics.add(Count::RingLost, lost.values().sum());
+        let until = if self.losses.are_behind(&self.totals()?) {
+            boot_now()
+        } else {
+            until
+        };
         let since = self.engine.renderer.offset.at(self.losses.last_record);
-        self.gap(since, until, lost, None)
+        self.gap(Some(since), until, lost, None)
     }
 
     /// Tells a gap; the table is repaired after it where it has to be.
     pub(super) fn gap(
         &mut self,
-        since: Timestamp,
+        since: Option<Timestamp>,
         until: BootNs,
         lost: BTreeMap<String, u64>,
         reason: Option<&str>,
     ) -> anyhow::Result<()> {
+        let until = self.engine.renderer.offset.at(until);
         let node = Node {
             lost,
-            since: Some(since),
-            until: Some(self.engine.renderer.offset.at(until)),
+            // The clock may have been set back, by a boot without a battery.
+            since: since.map(|since| since.min(until)),
+            until: Some(until),
             reason: reason.map(str::to_owned),
             ..Node::default()
         };
@@ -271,8 +223,11 @@ impl Core {
     /// [`Core::flush`].
     pub(super) fn entry(&mut self, entry: &Entry<'_>) -> anyhow::Result<()> {
         let now = boot_now();
+        if matches!(entry, Entry::Programs(_)) {
+            self.losses.note(entry);
+        }
         if let Some(journal) = &mut self.journal {
-            journal.write(now, entry)?;
+            journal.write(now, entry);
         }
         if let Some(recorder) = &mut self.recorder {
             recorder
@@ -329,41 +284,6 @@ impl Core {
         done
     }
 
-    /// Does what waits to be done.
-    fn act(&mut self) -> anyhow::Result<()> {
-        for todo in std::mem::take(&mut self.todo) {
-            match todo {
-                Todo::Act(action) => self.act_on(action)?,
-                Todo::Gone(root) => {
-                    if let Err(error) = self.questions.try_send(Question::Gone(root)) {
-                        tracing::debug!(%error, "not told that a container is gone");
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn act_on(&mut self, action: Action) -> anyhow::Result<()> {
-        let freezers = self.freezers.as_mut().map(AsyncFd::get_mut);
-        match (action, freezers) {
-            (Action::Forget(cgroup), _) => self.tables.forget(cgroup)?,
-            (Action::Enrich(ask), _) => {
-                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
-                    self.unasked += 1;
-                    tracing::warn!(
-                        unasked = self.unasked,
-                        "metadata not looked for: too many containers at once"
-                    );
-                }
-            }
-            (Action::WatchFreezer { root, path }, Some(freezers)) => freezers.watch(root, &path),
-            (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.unwatch(root),
-            (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
-        }
-        Ok(())
-    }
-
     /// A turn of the socket's readers.
     pub(super) fn serve_socket(&mut self) {
         let Self {
@@ -400,41 +320,60 @@ impl Core {
         }
     }
 
-    /// Begins a new journal where the old one has grown, unless the table is in doubt.
-    pub(super) fn renew_journal(&mut self) -> anyhow::Result<()> {
+    /// Begins a new journal where the old one has grown, unless the table is in doubt; and where there
+    /// is none.
+    pub(super) fn renew_journal(&mut self) {
+        let now = boot_now();
         let newest = self.engine.machine.next_seq() - 1;
-        let written = self.outlets.written(newest);
-        let in_doubt = self.losses.repair || self.meanwhile.is_some();
-        if let Some(journal) = &mut self.journal
-            && !in_doubt
-            && journal.has_grown(written, newest)
-        {
-            journal.begin_again(&head(&self.engine, &self.losses))?;
+        let in_doubt = self.is_in_doubt();
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        let has_grown = || journal.has_grown(now, self.outlets.written(newest), newest);
+        if journal.is_missing(now) || !in_doubt && has_grown() {
+            let mut head = head(&self.engine, &self.losses);
+            head.unfinished = in_doubt;
+            journal.begin_again(now, &head);
         }
-        Ok(())
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.losses.repair || self.meanwhile.is_some()
     }
 
     /// Begins a new journal because the head of the old one does not hold any more.
-    pub(super) fn begin_journal_again(&mut self, unfinished: bool) -> anyhow::Result<()> {
+    pub(super) fn begin_journal_again(&mut self, last: &Last) {
         let Some(journal) = &mut self.journal else {
-            return Ok(());
+            return;
         };
         let mut head = head(&self.engine, &self.losses);
-        head.unfinished = unfinished;
-        journal.begin_again(&head)
+        head.unfinished = last.unfinished;
+        head.newest.clone_from(&last.raw);
+        if !journal.begin_again(boot_now(), &head) {
+            journal.set_aside();
+        }
     }
 
-    /// The end: the journal is the table alone, on disk.
-    pub(super) fn close_journal(&mut self) -> anyhow::Result<()> {
-        let unfinished = self.losses.repair || self.meanwhile.is_some();
+    /// The end: the journal is on disk, and the table alone where that is enough.
+    pub(super) fn close_journal(&mut self) {
+        let in_doubt = self.is_in_doubt();
         let Some(journal) = &mut self.journal else {
-            return Ok(());
+            return;
         };
         let mut head = head(&self.engine, &self.losses);
-        head.unfinished = unfinished;
+        head.unfinished = in_doubt;
         head.stopped = true;
-        journal.begin_again(&head)?;
-        journal.sync()
+        let newest = self.engine.machine.next_seq() - 1;
+        // Where a sink lacks records the old one stays: it has them, and says the same at more length.
+        if self.outlets.written(newest) >= newest || journal.is_missing(boot_now()) {
+            journal.begin_again(boot_now(), &head);
+        }
+        if let Err(error) = journal.sync() {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "after a power failure a new stream begins"
+            );
+        }
     }
 }
 
@@ -446,25 +385,6 @@ pub(super) fn head<'a>(
     let mut head = Header::of(engine);
     head.told.clone_from(&losses.told);
     head.last_record = losses.last_record;
+    head.programs.clone_from(&losses.programs);
     head
-}
-
-impl reconcile::Watch for Tables {
-    fn track(&mut self, cgroup: CgroupKey) {
-        if let Err(error) = Self::track(self, cgroup) {
-            tracing::error!(%error, id = cgroup.id, "cgroup cannot be watched");
-        }
-    }
-
-    fn forget(&mut self, cgroup: CgroupKey) {
-        if let Err(error) = Self::forget(self, cgroup) {
-            tracing::error!(%error, id = cgroup.id, "cgroup cannot be let go");
-        }
-    }
-
-    fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool) {
-        if let Err(error) = Self::follow(self, pid, cgroup, landed) {
-            tracing::error!(%error, pid, "process cannot be followed");
-        }
-    }
 }

@@ -5,7 +5,11 @@
 //! them. Upstreams and the socket take everything, standard output and the file what the filter lets
 //! pass.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 
@@ -28,6 +32,21 @@ use crate::{
 /// Bytes or records that are handed to the sinks together at most.
 const BATCH_BYTES: usize = 64 << 10;
 const BATCH_RECORDS: usize = 256;
+
+/// Likewise while a journal is replayed: little enough for half of the smallest queue.
+const PACE_BYTES: usize = 8 << 10;
+
+/// How long a replay waits for its slowest sink.
+pub(super) struct Patience {
+    left: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let left = Duration::from_secs(2);
+        Self { left }
+    }
+}
 
 pub(super) struct Outlets {
     pub(super) filter: Filter,
@@ -132,6 +151,29 @@ impl Outlets {
         }
         self.json.clear();
         self.shown.clear();
+    }
+
+    /// While a journal is replayed, which is faster than any sink: hands on what was added, and waits
+    /// until there is room for more. A sink that does not take anything is waited for once.
+    pub(super) fn pace(&mut self, patience: &mut Patience) {
+        if self.json.len() + self.shown.len() < PACE_BYTES {
+            return;
+        }
+        self.push();
+        let until = Instant::now() + patience.left;
+        let mut has_room = true;
+        if let Some(stdout) = &mut self.stdout {
+            match stdout.make_room(until) {
+                Ok(room) => has_room &= room,
+                Err(error) => self.failed = Some(error.into()),
+            }
+        }
+        if let Some(file) = &self.file {
+            has_room &= file.make_room(until);
+        }
+        if !has_room {
+            patience.left = Duration::ZERO;
+        }
     }
 
     /// The first failure of standard output since this was last asked.

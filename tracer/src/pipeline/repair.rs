@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use super::{Live, core::Meanwhile};
+use super::{Live, losses::Meanwhile};
 use crate::{
     decode::decode,
     engine::Entry,
@@ -92,7 +92,7 @@ impl Live {
             return self.scan_beside();
         }
         self.core.losses.repair = false;
-        self.sync(Origin::Reconcile)?;
+        self.sync(Origin::Reconcile, None)?;
         self.resynced()
     }
 
@@ -101,16 +101,18 @@ impl Live {
         self.core.flush()
     }
 
-    /// Scans the host while the ring waits, then applies the scan, then what the ring collected.
-    pub(super) fn sync(&mut self, origin: Origin) -> anyhow::Result<()> {
+    /// Scans the host while the ring waits, then applies the scan, then what the ring collected:
+    /// `first` of all, where that was taken already.
+    pub(super) fn sync(&mut self, origin: Origin, first: Option<Box<[u8]>>) -> anyhow::Result<()> {
         let mut snapshot = reconcile::scan(&self.hierarchies, &mut self.core.tables);
-        let mut collected: Vec<Box<[u8]>> = Vec::new();
-        let mut meanwhile = Meanwhile::default();
+        let mut collected: Vec<Box<[u8]>> = first.into_iter().collect();
         let ring = self.ring.get_mut();
         while let Some(record) = ring.next() {
-            let Ok(raw) = decode(&record) else { continue };
-            meanwhile.note(&raw.what);
             collected.push((*record).into());
+        }
+        let mut meanwhile = Meanwhile::default();
+        for raw in collected.iter().filter_map(|record| decode(record).ok()) {
+            meanwhile.note(&raw.what);
         }
         snapshot.touched = meanwhile.touched;
         snapshot.born = meanwhile.born;

@@ -20,7 +20,7 @@ use crate::{
     config::Runtimes,
     enrich::Sources,
     metadata::{self, Answer, Question},
-    sink::socket::SocketSink,
+    sink::{file::FileSink, socket::SocketSink},
 };
 
 /// Questions about containers that may wait to be asked.
@@ -106,6 +106,14 @@ pub(super) async fn ready<T: AsRawFd>(
             fd.ready(interest).await?.clear_ready();
             Ok(())
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a file that left records out has room to say so.
+pub(super) async fn file_has_room(file: Option<&FileSink>) {
+    match file {
+        Some(file) => file.has_room().await,
         None => std::future::pending().await,
     }
 }

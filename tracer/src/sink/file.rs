@@ -8,38 +8,36 @@
 //! A disk may be slow, stall or be full; so the writing has a thread of its own, and nothing else
 //! waits for it. A batch is written as a whole or taken back; while the disk is full it is tried
 //! again every second, and what the queue cannot hold meanwhile is left out (the newest first),
-//! counted, and told by a `node.gap` with `sink: file`.
+//! counted, and told by a `node.gap` with `sink: file`: as soon as there is room again, also if
+//! nothing else happens then.
 //!
 //! The file itself says what it holds: on opening, a torn last line (the machine's fault, or a kill
 //! in the middle of a write) is cut off, and the number in the last whole line is where this sink
 //! goes on. A mark beside it says so for a file that was rotated away, and for records that the
 //! filter keeps out of it.
 
+mod writer;
+
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
+    io,
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use serde::Deserialize;
+use tokio::sync::Notify;
 
+use self::writer::{Writer, open};
 use super::Batch;
 use crate::state::Mark;
-
-/// How long a full disk is left alone.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// The end of a file that is searched for its last line: no record is longer.
-const TAIL: u64 = 1 << 20;
 
 /// Lines on their way to the disk.
 #[derive(Debug)]
 struct Piece {
     bytes: Vec<u8>,
+    /// Nothing up to this number will be missing when these are written, but what is told.
     last: u64,
 }
 
@@ -50,14 +48,19 @@ struct Queue {
     /// Number of the newest record that is in the file.
     written: u64,
     reopen: bool,
+    /// Somebody waits until there are no more bytes than so many.
+    awaited: Option<usize>,
     /// The thread shall end when the queue is empty, or at this moment.
     stop: Option<Instant>,
+    /// The thread has ended.
+    ended: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    has_room: Notify,
 }
 
 /// The file, seen from the loop.
@@ -68,6 +71,8 @@ pub struct FileSink {
     capacity: usize,
     /// Number of the newest record that was taken.
     taken: u64,
+    /// Of the newest that was taken before any that was left out and is not told yet.
+    kept: u64,
     lost: u64,
     /// A record was left out and that is not told yet.
     losing: bool,
@@ -97,6 +102,7 @@ impl FileSink {
             writer: Some(thread.spawn(move || writer.run())?),
             capacity,
             taken,
+            kept: taken,
             lost: 0,
             losing: false,
         })
@@ -109,30 +115,29 @@ impl FileSink {
             bytes: Vec::new(),
             last: 0,
         };
-        let had = self.taken;
+        let (had, kept) = (self.taken, self.kept);
         for line in batch.lines().filter(|line| line.seq > had) {
             self.taken = line.seq;
-            if !line.passes {
-                continue;
-            }
+            let bytes = if line.passes { line.bytes } else { &[] };
+            let full = queue.bytes + piece.bytes.len() + bytes.len() > self.capacity;
             // After a loss nothing goes out before it is told.
-            let full = queue.bytes + piece.bytes.len() + line.bytes.len() > self.capacity;
-            if full || self.losing {
-                self.losing = true;
-                self.lost += 1;
+            self.losing |= full && line.passes;
+            if self.losing {
+                self.lost += u64::from(line.passes);
                 continue;
             }
-            piece.bytes.extend_from_slice(line.bytes);
+            self.kept = line.seq;
+            piece.bytes.extend_from_slice(bytes);
         }
-        piece.last = self.taken;
-        if piece.last > had {
+        piece.last = self.kept;
+        if piece.last > kept {
             queue.bytes += piece.bytes.len();
             queue.pieces.push_back(piece);
-            self.shared.changed.notify_one();
+            self.shared.changed.notify_all();
         }
     }
 
-    /// Number of the newest record that is in the file.
+    /// Number of the newest record up to which the file lacks nothing that is not told.
     #[must_use]
     pub fn seq(&self) -> u64 {
         self.shared.lock().written
@@ -143,12 +148,36 @@ impl FileSink {
         if self.lost == 0 {
             return None;
         }
-        let room = self.shared.lock().bytes < self.capacity / 2;
-        if !room {
+        let room = self.capacity / 2;
+        let mut queue = self.shared.lock();
+        if queue.bytes > room {
+            queue.awaited = Some(room);
             return None;
         }
+        drop(queue);
         self.losing = false;
         Some(std::mem::take(&mut self.lost))
+    }
+
+    /// Gives the disk until `until` to take what is queued, but for half of what may be; whether it
+    /// did.
+    #[must_use]
+    pub fn make_room(&self, until: Instant) -> bool {
+        let room = self.capacity / 2;
+        let mut queue = self.shared.lock();
+        while queue.bytes > room {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = self.shared.wait(queue, left);
+        }
+        true
+    }
+
+    /// Waits until there is room to say what was left out, where [`FileSink::take_lost`] found none.
+    pub async fn has_room(&self) {
+        self.shared.has_room.notified().await;
     }
 
     /// A new process begins, which can tell nothing older than record `first` again. What is
@@ -158,22 +187,37 @@ impl FileSink {
         if self.taken != 0 && missing != 0 {
             self.lost += missing;
             self.taken = first - 1;
+            self.kept = self.taken;
         }
     }
 
     /// Opens the file's name again: it was rotated away.
     pub fn reopen(&self) {
         self.shared.lock().reopen = true;
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
     }
 
-    /// Gives the disk until `patience` to take what is queued.
+    /// Gives the disk until `patience` to take what is queued. What it does not take the next process
+    /// writes, if there is a journal.
     pub fn finish(&mut self, patience: Duration) {
-        self.shared.lock().stop = Some(Instant::now() + patience);
-        self.shared.changed.notify_one();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        let Some(writer) = self.writer.take() else {
+            return;
+        };
+        let stop = Instant::now() + patience;
+        let mut queue = self.shared.lock();
+        queue.stop = Some(stop);
+        self.shared.changed.notify_all();
+        while !queue.ended {
+            let left = stop.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // In a write that does not return, for which nobody can wait.
+                tracing::error!(bytes = queue.bytes, "the file's disk does not answer");
+                return;
+            }
+            queue = self.shared.wait(queue, left);
+        }
+        drop(queue);
+        if writer.join().is_err() {
             tracing::error!("the thread that writes the file died");
         }
     }
@@ -183,178 +227,21 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-struct Writer {
-    path: PathBuf,
-    file: File,
-    mark: Mark,
-    shared: Arc<Shared>,
-    /// The log has said that the file cannot be written.
-    told: bool,
-}
-
-enum Next {
-    Write(Piece),
-    Reopen,
-    End,
-}
-
-impl Writer {
-    fn run(mut self) {
-        loop {
-            match self.next() {
-                Next::Write(piece) => {
-                    if !self.write_until_done(&piece) {
-                        return;
-                    }
-                }
-                Next::Reopen => match append(&self.path) {
-                    Ok(file) => self.file = file,
-                    Err(error) => {
-                        tracing::error!(path = %self.path.display(), %error, "cannot reopen: the old file is written on");
-                    }
-                },
-                Next::End => return,
-            }
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>, time: Duration) -> MutexGuard<'a, Queue> {
+        match self.changed.wait_timeout(queue, time) {
+            Ok((queue, _)) => queue,
+            Err(poisoned) => poisoned.into_inner().0,
         }
     }
-
-    fn next(&self) -> Next {
-        let mut queue = self.shared.lock();
-        loop {
-            if std::mem::take(&mut queue.reopen) {
-                return Next::Reopen;
-            }
-            if let Some(piece) = queue.pieces.pop_front() {
-                return Next::Write(piece);
-            }
-            if queue.stop.is_some() {
-                return Next::End;
-            }
-            queue = self
-                .shared
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// False where the end came first.
-    fn write_until_done(&mut self, piece: &Piece) -> bool {
-        loop {
-            match self.write(&piece.bytes) {
-                Ok(()) => break,
-                Err(error) => {
-                    if !std::mem::replace(&mut self.told, true) {
-                        tracing::error!(path = %self.path.display(), %error, "cannot write: tried again every second");
-                    }
-                    if !self.pause() {
-                        return false;
-                    }
-                }
-            }
-        }
-        if std::mem::take(&mut self.told) {
-            tracing::warn!(path = %self.path.display(), "can be written again");
-        }
-        if let Err(error) = self.mark.store(piece.last) {
-            tracing::warn!(%error, "mark of the file not kept");
-        }
-        let mut queue = self.shared.lock();
-        queue.bytes = queue.bytes.saturating_sub(piece.bytes.len());
-        queue.written = piece.last;
-        true
-    }
-
-    /// The whole of it or nothing.
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let before = self.file.metadata()?.len();
-        let mut file = &self.file;
-        file.write_all(bytes).inspect_err(|_| {
-            // Lines of the next try would follow half a line.
-            if let Err(error) = self.file.set_len(before) {
-                tracing::error!(path = %self.path.display(), %error, "half a line stays in the file");
-            }
-        })
-    }
-
-    /// Waits; false when the end has come.
-    fn pause(&mut self) -> bool {
-        let until = Instant::now() + AGAIN;
-        let mut queue = self.shared.lock();
-        loop {
-            let now = Instant::now();
-            if queue.stop.is_some_and(|stop| stop <= now) {
-                return false;
-            }
-            if std::mem::take(&mut queue.reopen) {
-                drop(queue);
-                if let Ok(file) = append(&self.path) {
-                    self.file = file;
-                }
-                return true;
-            }
-            let wake = queue.stop.map_or(until, |stop| stop.min(until));
-            if now >= until {
-                return true;
-            }
-            let timeout = wake.saturating_duration_since(now);
-            queue = match self.shared.changed.wait_timeout(queue, timeout) {
-                Ok((queue, _)) => queue,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-        }
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .read(true)
-        .open(path)
-}
-
-/// Opens the file behind its last whole line; says the number in that line if it is of `stream`.
-fn open(path: &Path, stream: &str) -> io::Result<(File, Option<u64>)> {
-    let mut file = append(path)?;
-    let len = file.metadata()?.len();
-    if !file.metadata()?.is_file() || len == 0 {
-        return Ok((file, None));
-    }
-    let from = len.saturating_sub(TAIL);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    io::Read::take(&mut file, TAIL).read_to_end(&mut tail)?;
-    let whole = tail
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |end| end + 1);
-    if whole < tail.len() {
-        let good = from + u64::try_from(whole).unwrap_or(0);
-        tracing::warn!(path = %path.display(), bytes = len - good, "the end of a line was cut off");
-        file.set_len(good)?;
-    }
-    let lines = tail.get(..whole).unwrap_or_default();
-    let last = lines.split(|byte| *byte == b'\n').rev().nth(1);
-    Ok((file, last.and_then(|line| number(line, stream))))
-}
-
-fn number(line: &[u8], stream: &str) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Numbered<'a> {
-        id: &'a str,
-        seq: u64,
-    }
-    let record: Numbered<'_> = serde_json::from_slice(line).ok()?;
-    let of = record.id.split_once('/')?.0;
-    (of == stream).then_some(record.seq)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs::{self, File},
+        io::Read as _,
+    };
 
     use super::*;
 
@@ -441,6 +328,71 @@ mod tests {
         sink.push(&batch(1..=9));
         assert!(sink.lost > 0 && sink.take_lost().is_none());
         sink.finish(Duration::from_millis(10));
+        assert_eq!(sink.seq(), 0);
+    }
+
+    #[test]
+    fn a_loss_is_told_when_there_is_room_and_the_mark_waits_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        )
+        .expect("a pipe");
+        let mark = || Mark::open(&dir.path().join("mark")).expect("a mark");
+        let long = "x".repeat(100 << 10);
+        let mut sink = FileSink::open(&path, "s", long.len() + 300, mark()).expect("a sink");
+        let mut batch = Batch::default();
+        // More than a pipe takes: its writer waits, as on a disk that stalls.
+        batch.add(1, true, |bytes| bytes.extend_from_slice(long.as_bytes()));
+        sink.push(&batch);
+        sink.push(&self::batch(2..=19));
+        sink.push(&self::batch(20..=21));
+        assert!(sink.lost > 0 && sink.kept < 19, "{sink:?}");
+        let (lost, kept) = (sink.lost, sink.kept);
+        assert_eq!(sink.take_lost(), None, "no room to say so yet");
+
+        let mut reader = File::open(&path).expect("the other end");
+        let drain = std::thread::spawn(move || {
+            let mut text = vec![0; 100 << 10];
+            reader.read_exact(&mut text).map(|()| reader)
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a loop");
+        runtime.block_on(sink.has_room());
+        drain.join().expect("a thread").expect("read");
+        while sink.seq() < kept {
+            std::thread::yield_now();
+        }
+        assert_eq!(
+            mark().seq(),
+            kept,
+            "a kill now would leave a loss that nobody tells"
+        );
+        assert_eq!(sink.take_lost(), Some(lost));
+        sink.push(&self::batch([22]));
+        sink.finish(PATIENCE);
+        assert_eq!(mark().seq(), 22);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_does_not_keep_tracer_from_ending() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("fifo");
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        )
+        .expect("a pipe");
+        let mut sink = sink(&path);
+        let mut batch = Batch::default();
+        batch.add(1, true, |bytes| bytes.resize(100 << 10, b'x'));
+        sink.push(&batch);
+        sink.finish(Duration::from_millis(50));
         assert_eq!(sink.seq(), 0);
     }
 }

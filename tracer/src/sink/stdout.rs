@@ -53,6 +53,8 @@ pub struct StdoutSink {
     /// Records in the queue: number, and bytes that are not written yet.
     queued: VecDeque<(u64, usize)>,
     capacity: usize,
+    /// Number of the newest record that came.
+    taken: u64,
     lost: u64,
     /// A record was left out and that is not told yet.
     losing: bool,
@@ -105,6 +107,7 @@ impl StdoutSink {
             queue: BytesMut::new(),
             queued: VecDeque::new(),
             capacity,
+            taken: 0,
             lost: 0,
             losing: false,
             mark,
@@ -149,12 +152,8 @@ impl StdoutSink {
             self.queue.extend_from_slice(line.bytes);
             self.queued.push_back((line.seq, line.bytes.len()));
         }
-        let reader = self.flush()?;
-        let last = batch.lines().last().map_or(0, |line| line.seq);
-        if self.queued.is_empty() && last > self.mark.seq() {
-            self.mark.store(last)?;
-        }
-        Ok(reader)
+        self.taken = batch.lines().last().map_or(self.taken, |line| line.seq);
+        self.flush()
     }
 
     /// Writes what is queued, as far as it goes.
@@ -168,13 +167,17 @@ impl StdoutSink {
             let chunk = self.queue.get(..len).unwrap_or_default();
             match self.write_some(chunk) {
                 Ok(written) => {
-                    self.written(written)?;
+                    self.written(written);
                     if written < len {
                         break;
                     }
                 }
                 Err(error) => return ended(error),
             }
+        }
+        // Past what was left out only when that is told: after a kill it would be told by nobody.
+        if self.queued.is_empty() && !self.losing && self.taken > self.mark.seq() {
+            self.mark.store(self.taken);
         }
         if self.queue.is_empty() && self.queue.capacity() > SPARE_BYTES {
             self.queue = BytesMut::new();
@@ -196,7 +199,7 @@ impl StdoutSink {
     }
 
     /// Takes so many bytes out of the queue; what is written as a whole is marked.
-    fn written(&mut self, len: usize) -> io::Result<()> {
+    fn written(&mut self, len: usize) {
         self.queue.advance(len);
         let mut rest = len;
         let mut whole = None;
@@ -209,7 +212,9 @@ impl StdoutSink {
             whole = Some(*seq);
             self.queued.pop_front();
         }
-        whole.map_or(Ok(()), |seq| self.mark.store(seq))
+        if let Some(seq) = whole {
+            self.mark.store(seq);
+        }
     }
 
     /// A new process begins, which can tell nothing older than record `first` again. What is
@@ -230,9 +235,25 @@ impl StdoutSink {
     ///
     /// Those of writing, but for a reader that went away.
     pub fn finish(&mut self, patience: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + patience;
-        while self.flush()? == Reader::There {
-            let left = deadline.saturating_duration_since(Instant::now());
+        self.drain(Instant::now() + patience, 0)?;
+        self.mark.sync();
+        Ok(())
+    }
+
+    /// Gives the reader until `until` to take what is queued, but for half of what may be; whether it
+    /// did.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing, but for a reader that went away.
+    pub fn make_room(&mut self, until: Instant) -> io::Result<bool> {
+        self.drain(until, self.capacity / 2)?;
+        Ok(self.queue.len() <= self.capacity / 2)
+    }
+
+    fn drain(&mut self, until: Instant, rest: usize) -> io::Result<()> {
+        while self.flush()? == Reader::There && self.queue.len() > rest {
+            let left = until.saturating_duration_since(Instant::now());
             let Some(fd) = self.waits_on().filter(|_| !left.is_zero()) else {
                 break;
             };
@@ -366,6 +387,32 @@ mod tests {
         drop(sink);
         reader.read_to_end(&mut taken).expect("read");
         assert!(taken == (1..=100).flat_map(line).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn the_mark_stays_before_a_loss_until_it_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = || Mark::open(&dir.path().join("mark")).expect("a mark");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = StdoutSink::over(writer.as_fd(), 8 << 10, mark()).expect("a sink");
+        drop(writer);
+        // 64 in the pipe, 8 in the queue, the others nowhere.
+        for seq in 1..=80 {
+            sink.push(&batch([seq])).expect("push");
+        }
+        assert_eq!((sink.lost, mark().seq()), (8, 64));
+        let mut taken = vec![0; 64 << 10];
+        reader.read_exact(&mut taken).expect("read");
+        sink.flush().expect("flush");
+        sink.push(&batch([81])).expect("push");
+        assert_eq!(
+            mark().seq(),
+            72,
+            "a kill now would leave a loss that nobody tells"
+        );
+        assert_eq!(sink.take_lost(), Some(9));
+        sink.push(&batch([82])).expect("push");
+        assert_eq!(mark().seq(), 82);
     }
 
     #[test]

@@ -1,9 +1,7 @@
-//! The journal: a recording that is written ahead, and where it left off.
+//! The journal: a recording that is written ahead.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{BufReader, Seek as _, SeekFrom},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -11,10 +9,9 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    engine::{Engine, Entry},
+    engine::Entry,
     lifecycle::Machine,
-    record::Kind,
-    recording::{Header, Player, Recorder, RecordingError},
+    recording::{Header, Recorder},
     time::BootNs,
 };
 
@@ -25,93 +22,103 @@ const ENOUGH: u64 = 16 << 20;
 /// disk.
 const TOO_MUCH: u64 = 4 * ENOUGH;
 
-/// Written by one process, one entry at a time.
+/// How long a disk that refused is left alone.
+const AGAIN_NS: u64 = 1_000_000_000;
+
+pub(super) const NAME: &str = "journal";
+/// A journal that could not be written any more: what came after it is not in it.
+pub(super) const BEHIND: &str = "journal.behind";
+/// What nobody could read.
+pub(super) const UNREADABLE: &str = "journal.unreadable";
+
+/// Written by one process, one entry at a time. Where the disk refuses, the stream goes on without
+/// it, and it begins again as soon as the disk takes it.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
-    recorder: Recorder<File>,
-}
-
-/// What a process before this one left.
-#[derive(Debug)]
-pub struct Left {
-    path: PathBuf,
-    player: Player<BufReader<File>>,
-    last: Last,
-    /// Number of the first record that follows from its entries.
-    pub next_seq: u64,
-    /// Losses that were told before them.
-    pub told: BTreeMap<String, u64>,
-    /// When the newest record before them was made.
-    pub last_record: BootNs,
-}
-
-/// How it ended, as its last entries tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Last {
-    /// The newest record of the kernel side.
-    pub raw: Option<Box<[u8]>>,
-    /// It ended in order.
-    pub stopped: bool,
-    /// The table did not equal the host: the first scan, or a repair, was not complete.
-    pub unfinished: bool,
+    state: PathBuf,
+    recorder: Option<Recorder<File>>,
+    /// Not to be tried before.
+    again: BootNs,
 }
 
 impl Journal {
     /// Begins a new journal in `state`, in the place of any other.
-    ///
-    /// # Errors
-    ///
-    /// Those of writing.
-    pub fn begin(state: &Path, header: &Header<&Machine>) -> anyhow::Result<Self> {
-        Self::replace(&state.join("journal"), header)
+    #[must_use]
+    pub fn begin(state: &Path, now: BootNs, header: &Header<&Machine>) -> Self {
+        let mut journal = Self {
+            state: state.to_owned(),
+            recorder: None,
+            again: BootNs(0),
+        };
+        journal.begin_again(now, header);
+        journal
     }
 
-    fn replace(path: &Path, header: &Header<&Machine>) -> anyhow::Result<Self> {
-        let new = path.with_extension("new");
-        // It holds command lines.
-        let recorder = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .and_then(|file| Recorder::new(file, header))
-            .with_context(|| format!("cannot write {}", new.display()))?;
-        fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            recorder,
-        })
+    /// Goes on with the one in `state`, behind its last whole entry.
+    pub(super) fn after(state: &Path, file: File, bytes: u64) -> Self {
+        Self {
+            state: state.to_owned(),
+            recorder: Some(Recorder::after(file, bytes)),
+            again: BootNs(0),
+        }
     }
 
     /// Adds an entry: from here on it counts as taken up.
-    ///
-    /// # Errors
-    ///
-    /// Those of writing.
-    pub fn write(&mut self, now: BootNs, entry: &Entry<'_>) -> anyhow::Result<()> {
-        self.recorder
-            .write(now, entry)
-            .with_context(|| format!("cannot write {}", self.path.display()))
+    pub fn write(&mut self, now: BootNs, entry: &Entry<'_>) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        if let Err(error) = recorder.write(now, entry) {
+            tracing::error!(%error, "the journal cannot be written: should tracer be killed now, a new stream begins");
+            self.set_aside();
+            self.again = BootNs(now.0.saturating_add(AGAIN_NS));
+        }
     }
 
     /// Whether to begin a new one, when the slowest sink has record `written` and the newest is
     /// `newest`.
     #[must_use]
-    pub const fn has_grown(&self, written: u64, newest: u64) -> bool {
-        let bytes = self.recorder.bytes();
-        bytes > TOO_MUCH || bytes > ENOUGH && written >= newest
+    pub fn has_grown(&self, now: BootNs, written: u64, newest: u64) -> bool {
+        let bytes = self.recorder.as_ref().map_or(0, Recorder::bytes);
+        now >= self.again && (bytes > TOO_MUCH || bytes > ENOUGH && written >= newest)
     }
 
-    /// Begins a new one with the table as it is.
-    ///
-    /// # Errors
-    ///
-    /// Those of writing; the old one goes on then.
-    pub fn begin_again(&mut self, header: &Header<&Machine>) -> anyhow::Result<()> {
-        *self = Self::replace(&self.path, header)?;
-        Ok(())
+    /// Whether there is none and the disk may be tried again.
+    #[must_use]
+    pub fn is_missing(&self, now: BootNs) -> bool {
+        self.recorder.is_none() && now >= self.again
+    }
+
+    /// Begins a new one with the table as it is; where that fails the old one goes on. Says whether
+    /// it succeeded.
+    pub fn begin_again(&mut self, now: BootNs, header: &Header<&Machine>) -> bool {
+        match replace(&self.state, header) {
+            Ok(recorder) => {
+                if self.recorder.is_none() && self.again != BootNs(0) {
+                    tracing::warn!("the journal can be written again");
+                }
+                self.recorder = Some(recorder);
+                self.again = BootNs(0);
+                true
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "no new journal");
+                self.again = BootNs(now.0.saturating_add(AGAIN_NS));
+                false
+            }
+        }
+    }
+
+    /// Nothing must go on with what is in it.
+    pub fn set_aside(&mut self) {
+        let Some(recorder) = self.recorder.take() else {
+            return;
+        };
+        let moved = fs::rename(self.state.join(NAME), self.state.join(BEHIND));
+        // Neither of these takes room on the disk.
+        if let Err(error) = moved.or_else(|_| recorder.get_ref().set_len(0)) {
+            tracing::error!(%error, "the journal stays, and numbers after it may be used again");
+        }
     }
 
     /// Forces it to disk: an orderly end.
@@ -120,126 +127,34 @@ impl Journal {
     ///
     /// Those of the disk.
     pub fn sync(&self) -> anyhow::Result<()> {
-        let file = self.recorder.get_ref();
-        file.sync_all()
-            .and_then(|()| match self.path.parent() {
-                Some(directory) => File::open(directory)?.sync_all(),
-                None => Ok(()),
-            })
-            .with_context(|| format!("cannot force {} to disk", self.path.display()))
+        let Some(recorder) = &self.recorder else {
+            return Ok(());
+        };
+        recorder
+            .get_ref()
+            .sync_all()
+            .and_then(|()| File::open(&self.state)?.sync_all())
+            .with_context(|| format!("cannot force {} to disk", self.state.display()))
     }
 }
 
-impl Left {
-    /// What is in `state`, and the engine that its entries are for; `None` where nothing is, or
-    /// nothing that this tracer can go on with. That is kept aside then.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading.
-    pub fn find(state: &Path) -> anyhow::Result<Option<(Self, Engine)>> {
-        let path = state.join("journal");
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        match Player::new(BufReader::with_capacity(1 << 16, file)) {
-            Ok((player, header)) => {
-                let left = Self {
-                    path,
-                    player,
-                    last: Last {
-                        raw: None,
-                        stopped: header.stopped,
-                        unfinished: header.unfinished,
-                    },
-                    next_seq: header.next_seq,
-                    told: header.told.clone(),
-                    last_record: header.last_record,
-                };
-                Ok(Some((left, header.into_engine())))
-            }
-            Err(RecordingError::Io(error)) => {
-                Err(error).with_context(|| format!("cannot read {}", path.display()))
-            }
-            Err(error) => {
-                let aside = path.with_extension("unreadable");
-                tracing::error!(%error, kept = %aside.display(), "the journal cannot be gone on with: a new stream begins");
-                fs::rename(&path, &aside)
-                    .with_context(|| format!("cannot move {}", path.display()))?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Whether nothing was told after an orderly end.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading.
-    pub fn ended_in_order(&self) -> anyhow::Result<bool> {
-        let len = fs::metadata(&self.path)
-            .with_context(|| format!("cannot read {}", self.path.display()))?
-            .len();
-        Ok(self.last.stopped && len == self.player.position())
-    }
-
-    /// Gives every entry to `apply`, in order, and goes on with the journal behind the last whole
-    /// one.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading and of `apply`.
-    pub fn replay(
-        mut self,
-        mut apply: impl FnMut(BootNs, &Entry<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<(Journal, Last)> {
-        let mut last = self.last;
-        let begin = self.player.position();
-        let mut good = begin;
-        loop {
-            match self.player.entry() {
-                Ok(Some((now, entry))) => {
-                    last.note(&entry);
-                    apply(now, &entry)?;
-                }
-                // Truncated: its writer was killed, and what follows from the entry has not left.
-                Ok(None) | Err(RecordingError::Truncated(_)) => break,
-                Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("cannot read {}", self.path.display()));
-                }
-            }
-            good = self.player.position();
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.path)
-            .with_context(|| format!("cannot go on with {}", self.path.display()))?;
-        file.set_len(good)
-            .and_then(|()| file.seek(SeekFrom::End(0)))
-            .with_context(|| format!("cannot go on with {}", self.path.display()))?;
-        let journal = Journal {
-            path: self.path,
-            recorder: Recorder::after(file, good - begin),
-        };
-        Ok((journal, last))
-    }
-}
-
-impl Last {
-    fn note(&mut self, entry: &Entry<'_>) {
-        match entry {
-            Entry::Raw(bytes) => self.raw = Some((*bytes).into()),
-            Entry::Node(kind, node) => match kind {
-                Kind::NodeStopped => self.stopped = true,
-                Kind::NodeStarted => self.stopped = false,
-                Kind::NodeSynced | Kind::NodeResynced => self.unfinished = false,
-                Kind::NodeGap => self.unfinished |= node.needs_repair(),
-                _ => {}
-            },
-            _ => {}
-        }
-    }
+fn replace(state: &Path, header: &Header<&Machine>) -> anyhow::Result<Recorder<File>> {
+    let (path, new) = (state.join(NAME), state.join("journal.new"));
+    // It holds command lines.
+    let recorder = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|file| Recorder::new(file, header))
+        .and_then(|recorder| fs::rename(&new, &path).map(|()| recorder))
+        .with_context(|| format!("cannot write {}", new.display()))
+        .inspect_err(|_| {
+            // Half of it takes room that others need. It may not be there at all.
+            drop(fs::remove_file(&new));
+        })?;
+    // It told of a loss that is over.
+    drop(fs::remove_file(state.join(BEHIND)));
+    Ok(recorder)
 }

@@ -7,19 +7,25 @@ use std::{
     path::Path,
 };
 
-/// Number of the newest record that a sink has written, in a file of eight bytes (little-endian);
-/// without a state directory only in memory.
+/// Number of the newest record up to which a sink lacks nothing that was not told, in a file of eight
+/// bytes (little-endian); without a state directory only in memory.
 #[derive(Debug)]
 pub struct Mark {
     file: Option<File>,
     seq: u64,
+    /// The log has said that the file cannot be written.
+    told: bool,
 }
 
 impl Mark {
     /// One that is kept nowhere.
     #[must_use]
     pub const fn none() -> Self {
-        Self { file: None, seq: 0 }
+        Self {
+            file: None,
+            seq: 0,
+            told: false,
+        }
     }
 
     /// Reads the mark at `path`, 0 where there is none yet.
@@ -44,6 +50,7 @@ impl Mark {
         Ok(Self {
             file: Some(file),
             seq,
+            told: false,
         })
     }
 
@@ -64,16 +71,29 @@ impl Mark {
         missing
     }
 
-    /// Everything up to `seq` is written.
-    ///
-    /// # Errors
-    ///
-    /// Those of the file.
-    pub fn store(&mut self, seq: u64) -> io::Result<()> {
+    /// Everything up to `seq` is written, or was told to be missing. A disk that does not take it
+    /// costs no record: after a kill some come again.
+    pub fn store(&mut self, seq: u64) {
         self.seq = seq;
-        match &self.file {
-            Some(file) => file.write_all_at(&seq.to_le_bytes(), 0),
-            None => Ok(()),
+        let Some(file) = &self.file else {
+            return;
+        };
+        match file.write_all_at(&seq.to_le_bytes(), 0) {
+            Ok(()) => self.told = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(%error, "how far a sink is cannot be kept");
+                }
+            }
+        }
+    }
+
+    /// Forces it to disk: an orderly end.
+    pub fn sync(&self) {
+        if let Some(file) = &self.file
+            && let Err(error) = file.sync_all()
+        {
+            tracing::warn!(%error, "how far a sink is may not be on disk");
         }
     }
 }

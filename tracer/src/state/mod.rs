@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/lock           one tracer per directory
 //! STATE/journal        a recording whose head is the table; every entry since then
+//! STATE/journal.behind one that could not be written on: what came after it is not in it
 //! STATE/marks/stdout   number of the last record that a sink has written
 //! STATE/marks/file
 //! STATE/pins.json      what is pinned in bpffs, and how it was loaded
@@ -19,14 +20,35 @@
 //! its own mark. When the journal has grown, and every sink has what is in it, it is replaced by a
 //! new one that begins with the table as it is then.
 //!
+//! The journal also names the programs that its records come from, before the first of them. Pinned
+//! programs that it does not name were attached by a process that was killed before it could say
+//! so: the ring has what happened since they were attached, and not what happened before. So they
+//! are of use, but the time before them is told as a gap.
+//!
+//! A mark never passes a record that its sink left out and has not told: were tracer killed then, the
+//! journal would bring the record after all.
+//!
 //! # What is forced to disk
 //!
 //! Nothing but at an orderly end: what a process wrote outlives the process, but not the machine. So
-//! after a power failure the journal may lack records that were told, and their numbers must not be
-//! used again: another boot without an orderly end before it begins a new stream. After an orderly
-//! end the stream goes on over a reboot.
+//! after a power failure the journal may lack records that were told, and there is no way to go on
+//! with their stream. To use their numbers again would give two records one id. To leave numbers out
+//! for them (a block reserved on disk beforehand) would make a hole, which readers take for a loss
+//! that nobody tells. To force each record to disk before it leaves would cost milliseconds of
+//! each, for the sake of the one power failure after which all containers are gone anyway. So
+//! another boot without an orderly end before it begins a new stream, whose first words are a
+//! `node.gap` that names the stream before and the time since when something may be missing. After an
+//! orderly end the stream goes on over a reboot.
+//!
+//! # A disk that refuses
+//!
+//! No event waits for a disk that is full: the stream goes on without the journal, which is renamed
+//! and begun again as soon as the disk takes it. A kill in between ends the stream, as a power failure
+//! would. A disk that stalls holds the stream up, because the entry comes first; the ring collects
+//! meanwhile, and tells what it could not hold.
 
 mod journal;
+mod left;
 mod mark;
 
 use std::{
@@ -34,6 +56,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, bail};
@@ -41,7 +64,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    journal::{Journal, Last, Left},
+    journal::Journal,
+    left::{Broken, Found, Last, Left, find},
     mark::Mark,
 };
 use crate::kernel::load::{Facts, Options};
@@ -56,6 +80,8 @@ pub struct State {
 /// What is pinned, and whether it still fits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
+    /// Of this set of programs, as the journal names it.
+    pub id: Arc<str>,
     pub abi: u16,
     /// Of the tracer whose programs they are.
     pub version: String,
@@ -102,14 +128,14 @@ impl State {
         &self.path
     }
 
-    /// The mark of a sink.
-    ///
-    /// # Errors
-    ///
-    /// Those of opening and reading its file.
-    pub fn mark(&self, sink: &str) -> anyhow::Result<Mark> {
+    /// The mark of a sink; one that is kept nowhere where the disk does not take it.
+    #[must_use]
+    pub fn mark(&self, sink: &str) -> Mark {
         let path = self.path.join("marks").join(sink);
-        Mark::open(&path).with_context(|| format!("cannot use {}", path.display()))
+        Mark::open(&path).unwrap_or_else(|error| {
+            tracing::error!(path = %path.display(), %error, "how far a sink is cannot be kept");
+            Mark::none()
+        })
     }
 
     /// Begins a new stream: no sink has had anything of it.

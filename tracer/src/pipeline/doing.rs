@@ -1,0 +1,75 @@
+//! What the engine asks for: done in the kernel's tables, the freezers, and by the metadata thread,
+//! once the lines have left.
+
+use tokio::io::unix::AsyncFd;
+use tracer_common::CgroupKey;
+
+use super::Core;
+use crate::{kernel::tables::Tables, lifecycle::Action, metadata::Question, reconcile};
+
+/// Something to be done once the lines have left.
+pub(super) enum Todo {
+    Act(Action),
+    /// Nobody has to be asked about the container with this root any more.
+    Gone(CgroupKey),
+}
+
+/// Beyond this the kernel side is not kept waiting for the end of a drain.
+pub(super) const MAX_TODO: usize = 256;
+
+impl Core {
+    /// Does what waits to be done.
+    pub(super) fn act(&mut self) -> anyhow::Result<()> {
+        for todo in std::mem::take(&mut self.todo) {
+            match todo {
+                Todo::Act(action) => self.act_on(action)?,
+                Todo::Gone(root) => {
+                    if let Err(error) = self.questions.try_send(Question::Gone(root)) {
+                        tracing::debug!(%error, "not told that a container is gone");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act_on(&mut self, action: Action) -> anyhow::Result<()> {
+        let freezers = self.freezers.as_mut().map(AsyncFd::get_mut);
+        match (action, freezers) {
+            (Action::Forget(cgroup), _) => self.tables.forget(cgroup)?,
+            (Action::Enrich(ask), _) => {
+                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
+                    self.unasked += 1;
+                    tracing::warn!(
+                        unasked = self.unasked,
+                        "metadata not looked for: too many containers at once"
+                    );
+                }
+            }
+            (Action::WatchFreezer { root, path }, Some(freezers)) => freezers.watch(root, &path),
+            (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.unwatch(root),
+            (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}
+        }
+        Ok(())
+    }
+}
+
+impl reconcile::Watch for Tables {
+    fn track(&mut self, cgroup: CgroupKey) {
+        if let Err(error) = Self::track(self, cgroup) {
+            tracing::error!(%error, id = cgroup.id, "cgroup cannot be watched");
+        }
+    }
+
+    fn forget(&mut self, cgroup: CgroupKey) {
+        if let Err(error) = Self::forget(self, cgroup) {
+            tracing::error!(%error, id = cgroup.id, "cgroup cannot be let go");
+        }
+    }
+
+    fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool) {
+        if let Err(error) = Self::follow(self, pid, cgroup, landed) {
+            tracing::error!(%error, pid, "process cannot be followed");
+        }
+    }
+}
