@@ -126,10 +126,9 @@ fn is_parent(above: &[u8], name: &[u8], depth: usize) -> bool {
             | (b"garden", b"good" | b"bad")
             // OpenRC's services on cgroup v1; on v2 they are `/openrc.NAME` (openrc
             // `sh/rc-cgroup.sh`).
-            | (b"openrc", _)
+            // A cluster of ECS likewise.
+            | (b"openrc" | b"ecs", _)
             | (b"nomad", b"share" | b"shared" | b"reserve" | b"reserved")
-            // A cluster of ECS.
-            | (b"ecs", _)
     );
     PARENTS.contains(&name)
         || subdivision
