@@ -66,8 +66,8 @@ struct Session {
     service: Service,
     bucket: Bucket,
     outbox: Outbox,
-    /// A piece of the last message with records. As long as it is there, the next message gets memory
-    /// of its own, as little as it needs; without it a node that says a lot once would keep as much.
+    /// A piece of the last message, where that had records, until the next has come: that one so gets
+    /// memory of its own, as little as it needs. Otherwise a node that says a lot once keeps as much.
     last: Option<bytes::Bytes>,
 }
 
@@ -271,6 +271,7 @@ impl Session {
                 Ok(Ok(None) | Err(_)) => return End::Gone,
                 Err(_silent) => return End::Wrong("nothing was heard for 30 s"),
             };
+            drop(self.last.take());
             if self.outbox.is_closed() {
                 return End::Gone;
             }
@@ -344,8 +345,7 @@ impl Session {
             return Ok(());
         }
         self.service.metrics.received.inc_by(count);
-        let last = records.records.last().cloned();
-        drop(std::mem::replace(&mut self.last, last));
+        self.last = records.records.last().cloned();
         let permit = self.service.room(size(&records.records)).await;
         let mut batch = Batch::records(records.first_seq, &records.records, permit);
         batch.after_seq = records.after_seq;
