@@ -192,9 +192,9 @@ fn a_version_never_goes_back() -> Result<()> {
     // A record that carries a container as it was earlier, as process.exec does.
     stage.runtime.block_on(async {
         let text = String::from_utf8(line(STREAM, 5, "a", "running").to_vec())?;
-        let stale = text.replace("\"version\":5", "\"version\":2");
-        ensure!(stale != text);
-        wire.records(5, vec![stale.into_bytes().into()]).await?;
+        let earlier = text.replace("\"version\":5", "\"version\":2");
+        ensure!(earlier != text);
+        wire.records(5, vec![earlier.into_bytes().into()]).await?;
         wire.acked(5).await
     })?;
     ensure!(stage.table()?.get("b:1:a") == Some(&row(3, "paused")));

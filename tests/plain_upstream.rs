@@ -69,6 +69,7 @@ struct Sum {
 }
 
 impl Sum {
+    #[expect(clippy::print_stdout, reason = "for whoever reads the test's output")]
     fn add(&mut self, seed: u64, outcome: Result<Outcome>) {
         match outcome {
             Ok(outcome) => {

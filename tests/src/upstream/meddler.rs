@@ -163,13 +163,12 @@ async fn pass(mut from: Streaming<FromNode>, to: mpsc::Sender<FromNode>, shared:
             Err(_nothing) => {}
             Ok(Ok(Some(message))) => {
                 match shared.way(&message) {
-                    Way::Straight => out.push(message.clone()),
                     Way::Twice => out.extend([message.clone(), message.clone()]),
                     Way::Late if held.is_none() => {
                         held = Some(message);
                         continue;
                     }
-                    Way::Late => out.push(message.clone()),
+                    Way::Straight | Way::Late => out.push(message.clone()),
                     Way::WithAnOldOne => {
                         out.push(message.clone());
                         out.extend(old.get(shared.below(old.len())).cloned());

@@ -88,6 +88,7 @@ impl Stage {
 
     /// Has `attack` happen while a good node and a good reader go on, and says what they saw; fails
     /// where they had to wait, or where it cost the gateway much memory.
+    #[expect(clippy::print_stdout, reason = "for whoever reads the test's output")]
     pub fn unharmed(&self, what: &str, attack: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let witness = Witness::start(self)?;
         let before = self.gateway.resident_bytes()?;

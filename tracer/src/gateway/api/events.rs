@@ -46,8 +46,7 @@ pub struct EventsQuery {
     label: Option<String>,
 }
 
-/// Bytes of records that are made ready at a time, the last batch whole: so much a reader that does
-/// not read costs.
+/// Bytes of events that are made ready at a time: so much a reader that does not read costs.
 const PIECE: usize = 256 << 10;
 /// An idle stream says that it is alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -216,11 +215,9 @@ impl Reader {
         self.ends.mark_unchanged();
         match self.face.hub.from(self.at) {
             Next::Pieces(pieces) => {
-                let mut bytes = 0;
+                let mut room = PIECE;
                 for piece in pieces {
-                    bytes += piece.lines.len();
-                    self.take(&piece);
-                    if bytes >= PIECE {
+                    if !self.take(&piece, &mut room) {
                         break;
                     }
                 }
@@ -237,8 +234,11 @@ impl Reader {
                             .push_back(gap("these are no longer kept", Some(self.at), first));
                         self.at = first;
                     }
+                    let mut room = PIECE;
                     for piece in pieces {
-                        self.take(&piece);
+                        if !self.take(&piece, &mut room) {
+                            break;
+                        }
                     }
                 }
                 Err(error) => {
@@ -249,7 +249,8 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, piece: &Piece) {
+    /// Makes a batch's events ready; false where there is no room for more: the rest comes later.
+    fn take(&mut self, piece: &Piece, room: &mut usize) -> bool {
         let end = piece.first + piece.count;
         if self.nodes.is_empty() || self.nodes.contains(&piece.node) {
             let mut filtered = 0;
@@ -271,11 +272,18 @@ impl Reader {
                     piece.received
                 );
                 self.face.metrics.streamed.inc();
+                *room = room.saturating_sub(text.len());
                 self.ready.push_back(Event::default().id(cursor).data(text));
+                if *room == 0 {
+                    self.face.metrics.not_streamed("filtered", filtered);
+                    self.at = self.at.max(item.number + 1);
+                    return false;
+                }
             }
             self.face.metrics.not_streamed("filtered", filtered);
         }
         self.at = self.at.max(end);
+        true
     }
 }
 
