@@ -50,8 +50,8 @@ pub fn compare(lives: usize) -> Result<Value> {
 /// A runtime that tells events.
 struct Peer {
     events: Command,
-    /// Runs one container to its end.
-    live: Box<dyn Fn() -> Result<()>>,
+    /// Runs one container to its end; gives its id.
+    live: Box<dyn Fn() -> Result<String>>,
     /// Id and event of one line.
     read: fn(&str) -> Option<(String, &'static str)>,
 }
@@ -62,7 +62,11 @@ fn docker() -> Result<Peer> {
     events.args(["events", "--format", "{{json .}}"]);
     Ok(Peer {
         events,
-        live: Box::new(|| docker.create(&[], &WORKLOAD)?.run().map(drop)),
+        live: Box::new(|| {
+            let container = docker.create(&[], &WORKLOAD)?;
+            container.run()?.ended(0)?;
+            Ok(container.id().to_owned())
+        }),
         read: |line| json_event(line, "id", "status"),
     })
 }
@@ -73,7 +77,11 @@ fn podman() -> Result<Peer> {
     events.args(["events", "--stream", "--format", "json"]);
     Ok(Peer {
         events,
-        live: Box::new(|| podman.create(&[], &WORKLOAD)?.run().map(drop)),
+        live: Box::new(|| {
+            let container = podman.create(&[], &WORKLOAD)?;
+            container.run()?.ended(0)?;
+            Ok(container.id().to_owned())
+        }),
         read: |line| json_event(line, "ID", "Status"),
     })
 }
@@ -89,7 +97,7 @@ fn ctr() -> Result<Peer> {
             let id = container.id().to_owned();
             let run = ["run", "--rm", "--null-io", crate::image::NAME, &id];
             containerd.ok("default", &[&run[..], &WORKLOAD].concat())?;
-            Ok(())
+            Ok(id)
         }),
         read: ctr_event,
     })
@@ -158,18 +166,18 @@ fn compare_lives(name: &str, lives: usize, mut peer: Peer) -> Result<Vec<Value>>
     let mut told: BTreeMap<&str, (Vec<u64>, Vec<u64>)> = BTreeMap::new();
     // The first is not counted: `events` may not listen yet, caches are cold.
     for life in 0..=lives {
-        (peer.live)()?;
+        let id = (peer.live)()?;
         for event in EVENTS {
-            let (id, stamp, read_ns) = ours.next(event, |line| {
-                let (id, told, stamp) = tracer_event(line)?;
-                (told == event).then_some((id, stamp))
+            let (stamp, read_ns) = ours.next(event, |line| {
+                let (told_id, told, stamp) = tracer_event(line)?;
+                (told == event && told_id == id).then_some(stamp)
             })?;
             let tracer_ns = since(stamp, read_ns);
             let peer_read = theirs.next(event, |line| {
                 let (told_id, told) = (peer.read)(line)?;
-                (told == event && told_id == id).then_some((told_id, 0))
+                (told == event && told_id == id).then_some(())
             });
-            let (_, _, peer_ns) = match peer_read {
+            let ((), peer_ns) = match peer_read {
                 Err(_) if life == 0 => continue,
                 told => told?,
             };
@@ -221,16 +229,11 @@ impl Stream {
 
     /// Reads on to a line that is one.
     fn until(&mut self, what: &str, is: impl Fn(&str) -> bool) -> Result<()> {
-        self.next(what, |line| is(line).then(|| (String::new(), 0)))
-            .map(drop)
+        self.next(what, |line| is(line).then_some(())).map(drop)
     }
 
     /// Reads on to a line of which `read` makes something; with the time of its coming.
-    fn next(
-        &mut self,
-        what: &str,
-        read: impl Fn(&str) -> Option<(String, u64)>,
-    ) -> Result<(String, u64, u64)> {
+    fn next<T>(&mut self, what: &str, read: impl Fn(&str) -> Option<T>) -> Result<(T, u64)> {
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -241,8 +244,8 @@ impl Stream {
                     self.process.pid()
                 );
             };
-            if let Some((id, stamp)) = read(&line) {
-                return Ok((id, stamp, read_ns));
+            if let Some(read) = read(&line) {
+                return Ok((read, read_ns));
             }
         }
     }
