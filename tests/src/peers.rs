@@ -44,7 +44,7 @@ pub fn compare(lives: usize) -> Result<Value> {
         compare_with("podman", lives, podman),
         compare_with("ctr", lives, ctr),
     ];
-    Ok(Value::from_iter(compared.into_iter().flatten()))
+    Ok(compared.into_iter().flatten().collect())
 }
 
 /// A runtime that tells events.
