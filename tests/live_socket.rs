@@ -202,7 +202,8 @@ fn shown(path: &str, id: &str, state: &str, live: &str) -> Result<()> {
         done.stdout
     );
     // Each source is that of a fact which is there.
-    let sources = inspected["sources"].as_object().context("no sources")?;
+    let sources = inspected.get("sources").and_then(Value::as_object);
+    let sources = sources.context("no sources")?;
     for fact in sources.keys() {
         let pointer = format!("/{}", fact.replace('.', "/"));
         ensure!(
