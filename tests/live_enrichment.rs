@@ -253,12 +253,13 @@ fn waits(docker: &Docker, config: &Path, count: usize) -> Result<BTreeMap<String
 }
 
 /// What enrichment adds to the way of a record, measured: the same lives with and without it, in
-/// turn. With `TRACER_ENRICHED=200` on an idle machine the figures mean something.
+/// turn. With `TRACER_ENRICHED=200` on an idle machine the figures mean something; the median of a few
+/// lives on a busy one says only that no record waits for a daemon.
 #[test]
 fn no_record_waits_for_metadata() -> Result<()> {
     /// Containers of one turn.
     const TURN: usize = 20;
-    const NOISE_NS: u64 = 500_000;
+    let noise_ns = if count() < 100 { 20_000_000 } else { 500_000 };
     let _live = live!("docker", "dockerd");
     let docker = Docker::shared()?;
     let dir = tempfile::tempdir()?;
@@ -291,7 +292,7 @@ fn no_record_waits_for_metadata() -> Result<()> {
         });
         let line = format!("{kind}: p50 p90 p99 {with:?} ns with, {without:?} ns without\n");
         std::io::stderr().write_all(line.as_bytes())?;
-        ensure!(with[0] <= without[0] * 2 + NOISE_NS, "{line}");
+        ensure!(with[0] <= without[0] * 2 + noise_ns, "{line}");
     }
     Ok(())
 }

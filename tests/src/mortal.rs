@@ -4,7 +4,7 @@
 //! at the end, as a consumer would read them.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, PipeWriter, pipe};
+use std::io::{BufRead, BufReader, PipeWriter, Write as _, pipe};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -116,10 +116,24 @@ impl Mortal {
 
     /// Starts a tracer and waits until it is in step with the host.
     pub fn start_synced(&mut self) -> Result<()> {
+        self.hear_the_dead()?;
         let from = self.said.len();
         self.start()?;
         self.expect_after(from, "node.synced", |record| record.is("node.synced"))
             .map(drop)
+    }
+
+    /// Takes what the ones before left in the pipe: up to a line of this harness behind it.
+    fn hear_the_dead(&mut self) -> Result<()> {
+        const END: &str = "nobody runs";
+        ensure!(self.process.is_none(), "a tracer runs");
+        writeln!(self.pipe, "{END}").context("write into the pipe")?;
+        let end = Instant::now() + DEADLINE;
+        while self.said.last().is_none_or(|line| line != END) {
+            ensure!(self.hear(end)?, "the pipe is stuck");
+        }
+        self.said.pop();
+        Ok(())
     }
 
     /// `kill -9`.

@@ -153,12 +153,23 @@ impl Gateway {
         Ok(held)
     }
 
-    /// Its log as it is on disk.
-    pub fn log(&self) -> Result<Held> {
-        let mut held = Held::default();
+    fn database(&self) -> Result<Connection> {
         let database = self.store.join("gateway.db");
         let db = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         db.busy_timeout(DEADLINE)?;
+        Ok(db)
+    }
+
+    /// Bytes of its log, compressed as it is on disk.
+    pub fn log_bytes(&self) -> Result<u64> {
+        let sum = "SELECT coalesce(sum(length(lines)), 0) FROM log";
+        Ok(self.database()?.query_row(sum, [], |row| row.get(0))?)
+    }
+
+    /// Its log as it is on disk.
+    pub fn log(&self) -> Result<Held> {
+        let mut held = Held::default();
+        let db = self.database()?;
         let mut pieces = db.prepare("SELECT lines, plain FROM log ORDER BY first")?;
         let mut pieces = pieces.query([])?;
         while let Some(piece) = pieces.next()? {

@@ -103,3 +103,37 @@ fn run(log: &Log, waiting: &Receiver<Promised>, metrics: &Metrics) {
         others.into_iter().for_each(Promised::keep);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// Whether a node is welcomed by a gateway whose log is what `make` puts there.
+    fn is_welcomed(make: impl FnOnce(&std::path::Path)) -> bool {
+        let directory = tempfile::tempdir().expect("a directory");
+        make(&directory.path().join("gateway.db-wal"));
+        let log = Log::of(&directory.path().join("gateway.db")).expect("a log");
+        let syncer = Syncer::start(log, Arc::new(Metrics::new())).expect("a thread");
+        let (answer, answered) = oneshot::channel();
+        let promised = Promised {
+            welcomes: vec![(answer, 7, 42)],
+            ..Promised::default()
+        };
+        syncer.promise(promised).expect("taken");
+        syncer.end();
+        answered
+            .blocking_recv()
+            .is_ok_and(|said| said.is_ok_and(|said| said == (7, 42)))
+    }
+
+    #[test]
+    fn nothing_is_promised_that_the_disk_did_not_take() {
+        assert!(is_welcomed(|log| fs::write(log, "pages").expect("a file")));
+        // It can be opened, and forced nowhere.
+        assert!(!is_welcomed(
+            |log| symlink("/dev/null", log).expect("a link")
+        ));
+    }
+}

@@ -89,21 +89,6 @@ fn the_oldest_go_where_there_is_too_much() {
     assert_eq!(kept(&store), [8, 9, 10]);
 }
 
-#[test]
-fn an_ack_means_durable() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let store = open_in(directory.path());
-    let pragma = |name: &str| {
-        let value = store
-            .connection
-            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
-        format!("{:?}", value.expect("a pragma"))
-    };
-    // FULL: a commit returns after the write-ahead log is forced to disk.
-    assert_eq!(pragma("synchronous"), "Integer(2)");
-    assert_eq!(pragma("journal_mode"), "Text(\"wal\")");
-}
-
 /// A node that begins a stream with each Hello leaves no more rows than are remembered.
 #[test]
 fn streams_of_a_node_are_bounded() {
