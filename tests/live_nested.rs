@@ -1,7 +1,8 @@
 //! Containers inside containers: both lives, and who is inside whom.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use tracer_tests::cgroup::{self, Kind};
 use tracer_tests::command::{Done, program, run};
 use tracer_tests::image;
 use tracer_tests::janitor::tail;
@@ -10,7 +11,7 @@ use tracer_tests::runtimes::runc::write_bundle;
 use tracer_tests::runtimes::{Docker, Runc, Spec};
 use tracer_tests::wait::{DEADLINE, wait_until};
 use tracer_tests::{
-    Result, Step, Tracer, created, emptied, exited, killed, live, removed, started,
+    Result, Step, Tracer, created, emptied, exited, killed, live, need, removed, started, this_test,
 };
 
 /// Host directories that make runc run inside a container.
@@ -43,18 +44,53 @@ fn script(inner: &str) -> String {
     format!("runc --root /tmp/state run --bundle {INSIDE} {inner} || exit 99; exit 6")
 }
 
+/// Every hierarchy, where the host has it.
+fn every_hierarchy() -> Vec<PathBuf> {
+    vec![PathBuf::from("/sys/fs/cgroup")]
+}
+
+/// The v1 hierarchies of controllers, of a host that has a unified one too; `None` elsewhere.
+fn only_v1() -> Result<Option<Vec<PathBuf>>> {
+    let all = cgroup::hierarchies()?;
+    let v1 = all.iter().filter(|hierarchy| match &hierarchy.kind {
+        Kind::V1(names) => names.iter().all(|name| !name.starts_with("name=")),
+        Kind::Unified => false,
+    });
+    let v1: Vec<PathBuf> = v1.map(|hierarchy| hierarchy.mount.clone()).collect();
+    let has_unified = all.iter().any(|one| one.kind == Kind::Unified);
+    Ok((has_unified && !v1.is_empty()).then_some(v1))
+}
+
+const NOT_HYBRID: &str = "no v1 hierarchies beside a unified one";
+
 #[test]
 fn runc_inside_a_runc_container() -> Result<()> {
     let _live = live!("runc");
+    runc_inside_runc(&every_hierarchy())
+}
+
+/// Its container is in the outer one's unified cgroup, as all inside the outer one are.
+#[test]
+fn runc_that_sees_only_v1_inside_a_runc_container() -> Result<()> {
+    let _live = live!("runc");
+    match only_v1()? {
+        Some(v1) => runc_inside_runc(&v1),
+        None => need::skip(this_test!(), NOT_HYBRID),
+    }
+}
+
+fn runc_inside_runc(hierarchies: &[PathBuf]) -> Result<()> {
     let runc = Runc::new()?;
     let inner = inner_id()?;
     // The outer cgroup has the outer id as its name, which exists only with the container.
     let shared = runc.dir().join("nested");
     let mut spec = Spec::sh(&script(&inner))
         .privileged()
-        .bind(Path::new("/sys/fs/cgroup"), "/sys/fs/cgroup", true)
         .bind(&shared, INSIDE, true)
         .bind(&runc.rootfs(), "/inner-rootfs", true);
+    for mount in hierarchies {
+        spec = spec.bind(mount, &mount.display().to_string(), true);
+    }
     for dir in HOST.into_iter().filter(|dir| Path::new(dir).is_dir()) {
         spec = spec.bind(Path::new(dir), dir, false);
     }
@@ -78,6 +114,19 @@ fn runc_inside_a_runc_container() -> Result<()> {
 #[test]
 fn runc_inside_a_docker_container() -> Result<()> {
     let _live = live!("runc", "docker", "dockerd");
+    runc_inside_docker(&every_hierarchy())
+}
+
+#[test]
+fn runc_that_sees_only_v1_inside_a_docker_container() -> Result<()> {
+    let _live = live!("runc", "docker", "dockerd");
+    match only_v1()? {
+        Some(v1) => runc_inside_docker(&v1),
+        None => need::skip(this_test!(), NOT_HYBRID),
+    }
+}
+
+fn runc_inside_docker(hierarchies: &[PathBuf]) -> Result<()> {
     let docker = Docker::shared()?;
     let runc = Runc::new()?;
     let inner = inner_id()?;
@@ -88,10 +137,12 @@ fn runc_inside_a_docker_container() -> Result<()> {
         "--security-opt=apparmor=unconfined",
         "--security-opt=systempaths=unconfined",
         "--env=PATH=/bin:/usr/bin:/usr/sbin",
-        "--volume=/sys/fs/cgroup:/sys/fs/cgroup",
     ]
     .map(str::to_owned)
     .to_vec();
+    for mount in hierarchies.iter().map(|mount| mount.display()) {
+        options.push(format!("--volume={mount}:{mount}"));
+    }
     options.push(format!("--volume={}:{INSIDE}", shared.display()));
     options.push(format!(
         "--volume={}:/inner-rootfs",

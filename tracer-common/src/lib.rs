@@ -365,7 +365,8 @@ impl Followed {
 pub struct Tracked {
     /// Index of its hierarchy in the order of look-up, see `SLOTS` in the programs.
     pub slot: u32,
-    pub reserved: u32,
+    /// How deep it lies below the root of its hierarchy, whose own level is 0.
+    pub level: u32,
 }
 
 /// Value of the map `LIVE`: how many cgroups of one slot were entered and taken out by programs.

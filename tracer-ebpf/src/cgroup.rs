@@ -45,7 +45,10 @@ pub fn mkdir(ctx: &BtfTracePointContext) {
     if slot == Place::NO_SLOT {
         return;
     }
-    let entry = Tracked { slot, reserved: 0 };
+    let entry = Tracked {
+        slot,
+        level: load(cgroup, CGROUP_LEVEL.load()),
+    };
     if TRACKED.insert(key, entry, BPF_ANY.into()).is_ok() {
         count_live(slot, Step::Added);
     } else {

@@ -88,14 +88,20 @@ impl Slots {
         Self([0; tracer_common::MAX_HIERARCHIES])
     }
 
-    /// The number of `slot`; 0 beyond the table.
+    /// The number of `slot`. A mask, because the verifier loses what a comparison says of a number
+    /// once the compiler has copied it.
     #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "the mask keeps the index within")]
     pub fn get(&self, slot: u32) -> u32 {
-        match self.0.get(slot as usize) {
-            // SAFETY: the reference came from the table. Volatile, because the loader rewrites it.
-            Some(value) => unsafe { (&raw const *value).read_volatile() },
-            None => 0,
+        const {
+            assert!(
+                tracer_common::MAX_HIERARCHIES.is_power_of_two(),
+                "the mask leaves no slot out"
+            );
         }
+        let value = &self.0[slot as usize & (tracer_common::MAX_HIERARCHIES - 1)];
+        // SAFETY: the reference came from the table. Volatile, because the loader rewrites it.
+        unsafe { (&raw const *value).read_volatile() }
     }
 }
 

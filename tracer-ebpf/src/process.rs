@@ -1,12 +1,10 @@
 //! The process tracepoints: who enters, lands and ends.
 
 use aya_ebpf::{
-    bindings::BPF_ANY,
-    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
-    programs::BtfTracePointContext,
+    bindings::BPF_ANY, helpers::generated::bpf_probe_read_user, programs::BtfTracePointContext,
 };
 use tracer_common::{
-    ARGS_LEN, COMM_LEN, CgroupKey, Exec, Exit, FILENAME_LEN, Followed, Fork, RUNTIME_ARGS_LEN,
+    ARGS_LEN, CgroupKey, Exec, Exit, FILENAME_LEN, Followed, Fork, Process, RUNTIME_ARGS_LEN,
     flags, kind,
 };
 
@@ -15,7 +13,7 @@ use crate::{
     emit::{Class, emit, head, read_str, reserve, submit},
     maps::{PROCS, RUNTIMES},
     offsets::*,
-    read::{Place, Ptr, Task, Upid, cgroup_in_slot, load, tracked},
+    read::{Place, Ptr, Task, differ, forget, load, tracked},
 };
 
 /// An exec without arguments.
@@ -36,7 +34,7 @@ struct ExecArgs<const N: usize> {
 /// What is known of a followed process; no flag is set where nothing is.
 #[inline(always)]
 fn followed(pid: u32) -> Followed {
-    match PROCS.get_ptr(pid) {
+    let found = match PROCS.get_ptr(pid) {
         // SAFETY: the pointer came from a successful look-up; the value is plain data.
         Some(entry) => unsafe { *entry },
         None => Followed {
@@ -44,6 +42,10 @@ fn followed(pid: u32) -> Followed {
             flags: 0,
             reserved: 0,
         },
+    };
+    Followed {
+        flags: forget(found.flags, pid),
+        ..found
     }
 }
 
@@ -71,10 +73,8 @@ pub fn fork(ctx: &BtfTracePointContext) {
     }
     follow(pid, cgroup, flags::ENTRANT, BPF_ANY.into());
     let (upid, parent_upid) = (child.upid(), parent.upid());
-    let mut bits = flags::TRACKED | flags::ENTRANT;
-    if upid.ns != parent_upid.ns {
-        bits |= flags::PID_NS_DIFFERS;
-    }
+    let mut bits =
+        flags::TRACKED | flags::ENTRANT | (differ(upid.ns, parent_upid.ns) * flags::PID_NS_DIFFERS);
     if parent_entrant && parent_upid.nr == 1 {
         bits |= flags::PARENT_ENTRANT;
     }
@@ -93,29 +93,23 @@ pub fn fork(ctx: &BtfTracePointContext) {
 
 pub fn exec(ctx: &BtfTracePointContext) {
     let task = Task(ctx.arg(0));
+    let runtime = forget(u32::from(is_runtime(task)), task.pid());
     let place = tracked(task.css_set());
-    let runtime = is_runtime(task);
-    if !place.is_tracked() && !runtime {
+    if !place.is_tracked() && runtime == 0 {
         return;
     }
     let parent = task.real_parent();
     let (upid, parent_upid) = (task.upid(), parent.upid());
-    let mut bits = 0;
-    if upid.ns != parent_upid.ns {
-        bits |= flags::PID_NS_DIFFERS;
-    }
-    if task.mnt_ns() != parent.mnt_ns() {
-        bits |= flags::MNT_NS_DIFFERS;
-    }
-    if runtime {
-        bits |= flags::RUNTIME;
-    }
-    let mut parent_cgroup = Place::NOWHERE.cgroup;
+    let (mnt_ns, parent_mnt_ns) = (task.mnt_ns(), parent.mnt_ns());
+    let parent_cgroup = place.same_hierarchy(parent.css_set());
+    let mut bits = (differ(upid.ns, parent_upid.ns) * flags::PID_NS_DIFFERS)
+        | (differ(mnt_ns, parent_mnt_ns) * flags::MNT_NS_DIFFERS)
+        | (runtime * flags::RUNTIME);
     if place.is_tracked() {
         bits |= flags::TRACKED;
-        parent_cgroup = cgroup_in_slot(parent.css_set(), place.slot);
         bits |= landing(task.tgid(), place.cgroup, bits);
     }
+    let mut bits = forget(bits, task.pid());
     let told = bits & (flags::RUNTIME | flags::ENTRANT | flags::LANDED) != 0;
     if !told {
         if WITH_PROCESSES.load() == 0 {
@@ -124,15 +118,18 @@ pub fn exec(ctx: &BtfTracePointContext) {
         bits |= flags::BULK;
     }
     let bprm: Ptr = ctx.arg(2);
+    let mm: Ptr = load(task.0, TASK_MM.load());
     let exec = ExecOf {
-        task,
-        upid,
+        process: task.process(upid),
+        uid: task.uid(),
         cgroup: place.cgroup,
         parent_cgroup,
         bits,
         filename: load(bprm, BPRM_FILENAME.load()),
+        args: load(mm, MM_ARG_START.load()),
+        args_end: load(mm, MM_ARG_END.load()),
     };
-    if runtime {
+    if bits & flags::RUNTIME != 0 {
         exec.emit_with_args::<RUNTIME_ARGS_LEN>();
     } else if WITH_ARGS.load() != 0 {
         exec.emit_with_args::<ARGS_LEN>();
@@ -161,21 +158,21 @@ fn landing(pid: u32, cgroup: CgroupKey, bits: u32) -> u32 {
 
 #[inline(always)]
 fn is_runtime(task: Task) -> bool {
-    let mut comm = [0_u8; COMM_LEN];
-    let at = task.0.wrapping_byte_add(TASK_COMM.load() as usize);
-    // SAFETY: the helper checks the address and writes exactly the array.
-    let failed = unsafe { bpf_probe_read_kernel(comm.as_mut_ptr().cast(), COMM_LEN as u32, at) };
-    failed == 0 && RUNTIMES.get_ptr(comm).is_some()
+    RUNTIMES.get_ptr(task.comm()).is_some()
 }
 
 /// An exec about to be told.
 struct ExecOf {
-    task: Task,
-    upid: Upid,
+    process: Process,
+    uid: u32,
     cgroup: CgroupKey,
     parent_cgroup: CgroupKey,
     bits: u32,
+    /// Address in the kernel.
     filename: u64,
+    /// Addresses in the new program's memory.
+    args: u64,
+    args_end: u64,
 }
 
 impl ExecOf {
@@ -201,11 +198,11 @@ impl ExecOf {
             head: head::<T>(kind::EXEC),
             cgroup: self.cgroup,
             parent_cgroup: self.parent_cgroup,
-            process: self.task.process(self.upid),
+            process: self.process,
             flags,
             filename_len: filename.len,
             args_len: args.len,
-            uid: self.task.uid(),
+            uid: self.uid,
             reserved: 0,
         }
     }
@@ -236,7 +233,7 @@ impl ExecOf {
         let filename = read_tail(self.filename, text);
         // SAFETY: as above.
         let text = unsafe { &mut (*record).args };
-        let args = read_args(self.task, text);
+        let args = read_args(self.args, self.args_end, text);
         let fixed = self.fixed::<ExecArgs<N>>(filename, args);
         // SAFETY: as above.
         unsafe { (*record).fixed = fixed };
@@ -288,10 +285,7 @@ fn read_tail(src: u64, dst: &mut [u8; FILENAME_LEN]) -> Text {
 /// Copies the argument vector, NUL between arguments, from the new program's own memory. Its pages
 /// were written by the exec a moment ago, so they are there to be read without faulting.
 #[inline(always)]
-fn read_args<const N: usize>(task: Task, dst: &mut [u8; N]) -> Text {
-    let mm: Ptr = load(task.0, TASK_MM.load());
-    let start: u64 = load(mm, MM_ARG_START.load());
-    let end: u64 = load(mm, MM_ARG_END.load());
+fn read_args<const N: usize>(start: u64, end: u64, dst: &mut [u8; N]) -> Text {
     let size = end.saturating_sub(start);
     let len = if size > N as u64 { N as u64 } else { size };
     // SAFETY: `len` is at most `N`; the helper checks the user address.
@@ -354,6 +348,8 @@ pub fn exit(ctx: &BtfTracePointContext) {
         }
         bits |= flags::BULK;
     }
+    let process = leader.process(upid);
+    let status = wait_status(leader, signal);
     let class = if bits & flags::BULK == 0 {
         Class::Lifecycle
     } else {
@@ -365,8 +361,8 @@ pub fn exit(ctx: &BtfTracePointContext) {
     entry.write(Exit {
         head: head::<Exit>(kind::EXIT),
         cgroup,
-        process: leader.process(upid),
-        status: wait_status(task, signal),
+        process,
+        status,
         flags: bits,
     });
     submit(entry, class);
@@ -378,11 +374,11 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 /// The status that the parent's wait will return: the group's if one was set (a signal, or
 /// `exit_group`), else the leader's own.
 #[inline(always)]
-fn wait_status(task: Task, signal: Ptr) -> u32 {
+fn wait_status(leader: Task, signal: Ptr) -> u32 {
     let group: u32 = load(signal, SIGNAL_FLAGS.load());
     if group & SIGNAL_GROUP_EXIT != 0 {
         load(signal, SIGNAL_GROUP_EXIT_CODE.load())
     } else {
-        load(task.group_leader().0, TASK_EXIT_CODE.load())
+        load(leader.0, TASK_EXIT_CODE.load())
     }
 }

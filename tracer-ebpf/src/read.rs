@@ -3,17 +3,22 @@
 //! A direct load through a `tp_btf` pointer is checked by the verifier and reads zero if the address
 //! is bad; where the verifier knows no type (array elements at a variable index, pointers taken from
 //! a plain number) `bpf_probe_read_kernel` does the same.
+//!
+//! A direct load costs nothing when it runs, but when it is verified: Linux 6.2 and later look for the
+//! type by name several times in all of the kernel's, one after the other, on each path that leads to
+//! a load of a pointer. Paths that meet again must look alike to the verifier, or the program takes a
+//! second to load.
 
-use aya_ebpf::{
-    cty::c_void,
-    helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
-};
-use tracer_common::{COMM_LEN, CgroupKey, MAX_HIERARCHIES, Process};
+use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use tracer_common::{COMM_LEN, CgroupKey, MAX_HIERARCHIES, Process, Tracked};
 
 use crate::{
     maps::{TRACKED, slot_in_use},
     offsets::*,
 };
+
+/// More than any offset in a `css_set`; tells the verifier that it cannot be far away.
+const MAX_CSS_OFFSET: u32 = 0xfff;
 
 /// A pointer to some kernel structure.
 pub type Ptr = *const c_void;
@@ -28,11 +33,69 @@ pub fn load<T: Copy>(base: Ptr, offset: u32) -> T {
 }
 
 /// Load of the `T` at `base + offset` where the verifier knows no type for `base`; zero on a fault.
+///
+/// Nobody asks whether it failed: the helper itself writes zeros then (`bpf_probe_read_kernel_common`
+/// in `kernel/trace/bpf_trace.c`), and a branch less is half of the paths less to verify.
 #[inline(always)]
 pub fn probe<T: Copy + Default>(base: Ptr, offset: u32) -> T {
-    let at = base.wrapping_byte_add(offset as usize).cast::<T>();
-    // SAFETY: the helper checks the address and reports a fault.
-    unsafe { bpf_probe_read_kernel(at) }.unwrap_or_default()
+    let mut value = T::default();
+    let at = base.wrapping_byte_add(offset as usize);
+    let to = (&raw mut value).cast();
+    // SAFETY: the helper checks the address and writes exactly the value.
+    unsafe { bpf_probe_read_kernel(to, size_of::<T>() as u32, at) };
+    value
+}
+
+/// `value`, of which the verifier knows nothing any more. What follows is then verified once, and not
+/// once for each value that led there. `any` is a number that it does not know either.
+#[inline(always)]
+pub fn forget(value: u32, any: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = u64::from(value);
+        // SAFETY: two instructions on a register, which leave it as it was.
+        unsafe {
+            core::arch::asm!(
+                "{value} ^= {any}",
+                "{value} ^= {any}",
+                value = inout(reg) value,
+                any = in(reg) u64::from(any),
+                options(pure, nomem, nostack),
+            );
+        }
+        value as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = any;
+        value
+    }
+}
+
+/// 1 where `a` and `b` differ, else 0. A branch would double the paths to verify after it.
+#[inline(always)]
+pub fn differ(a: u64, b: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut bits = a ^ b;
+        // SAFETY: four instructions on two registers: the sign of `bits | -bits`.
+        unsafe {
+            core::arch::asm!(
+                "{negative} = {bits}",
+                "{negative} = -{negative}",
+                "{bits} |= {negative}",
+                "{bits} >>= 63",
+                bits = inout(reg) bits,
+                negative = out(reg) _,
+                options(pure, nomem, nostack),
+            );
+        }
+        bits as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        u32::from(a != b)
+    }
 }
 
 /// A pid as its own namespace sees it.
@@ -93,7 +156,8 @@ impl Task {
     #[inline(always)]
     pub fn mnt_ns(self) -> u64 {
         let nsproxy: Ptr = load(self.0, TASK_NSPROXY.load());
-        load(nsproxy, NSPROXY_MNT_NS.load())
+        // A typed load would give a pointer, which the verifier does not let be calculated with.
+        probe(nsproxy, NSPROXY_MNT_NS.load())
     }
 
     /// Effective user id, in the initial user namespace.
@@ -106,23 +170,19 @@ impl Task {
     /// What a record says of the process that this task belongs to.
     #[inline(always)]
     pub fn process(self, upid: Upid) -> Process {
-        let mut comm = [0; COMM_LEN];
-        let at = self
-            .0
-            .wrapping_byte_add(TASK_COMM.load() as usize)
-            .cast::<u8>();
-        // SAFETY: the helper checks the address.
-        if unsafe { bpf_probe_read_kernel_buf(at, &mut comm) }.is_err() {
-            comm = [0; COMM_LEN];
-        }
         Process {
             start_ns: load(self.group_leader().0, TASK_START_BOOTTIME.load()),
             pid: self.tgid(),
             vpid: upid.nr,
             parent_pid: self.real_parent().tgid(),
             pid_ns_level: upid.level,
-            comm,
+            comm: self.comm(),
         }
+    }
+
+    #[inline(always)]
+    pub fn comm(self) -> [u8; COMM_LEN] {
+        probe(self.0, TASK_COMM.load())
     }
 }
 
@@ -134,18 +194,29 @@ pub fn cgroup_key(cgroup: Ptr) -> CgroupKey {
     CgroupKey::new(load(root, ROOT_HIERARCHY_ID.load()), load(kn, KN_ID.load()))
 }
 
-/// The cgroup of a `css_set` in the hierarchy of `slot`.
+/// The cgroup of a `css_set` in the hierarchy of slot 0. It is read for every exec and exit: by typed
+/// loads.
 #[inline(always)]
-pub fn cgroup_in_slot(css_set: Ptr, slot: u32) -> CgroupKey {
-    let hierarchy = SLOT_HIERARCHY.get(slot);
+fn cgroup_in_first_slot(css_set: Ptr) -> CgroupKey {
+    let hierarchy = SLOT_HIERARCHY.get(0);
     let cgroup: Ptr = if hierarchy == 0 {
         load(css_set, CSS_SET_DFL_CGRP.load())
     } else {
-        let css: Ptr = load(css_set, SLOT_CSS.get(slot));
+        let css: Ptr = load(css_set, SLOT_CSS.get(0));
         load(css, CSS_CGROUP.load())
     };
     let kn: Ptr = load(cgroup, CGROUP_KN.load());
     CgroupKey::new(hierarchy, load(kn, KN_ID.load()))
+}
+
+/// The cgroup of a `css_set` in the hierarchy of another slot. Where its pointer lies depends on the
+/// slot, and a typed load's offset has to be one number.
+#[inline(always)]
+fn cgroup_in_v1_slot(css_set: Ptr, slot: u32) -> CgroupKey {
+    let css = probe::<u64>(css_set, SLOT_CSS.get(slot) & MAX_CSS_OFFSET) as Ptr;
+    let cgroup = probe::<u64>(css, CSS_CGROUP.load()) as Ptr;
+    let kn = probe::<u64>(cgroup, CGROUP_KN.load()) as Ptr;
+    CgroupKey::new(SLOT_HIERARCHY.get(slot), probe(kn, KN_ID.load()))
 }
 
 /// The slot of a hierarchy, [`Place::NO_SLOT`] if it is none that can be looked up from a task.
@@ -182,24 +253,53 @@ impl Place {
         slot: Self::NO_SLOT,
     };
 
+    /// Takes the slot from the entry, though the caller knows it: a number that the verifier does not
+    /// know, or it would follow all that comes after once for each slot.
+    #[inline(always)]
+    const fn of(cgroup: CgroupKey, entry: Tracked) -> Self {
+        Self {
+            cgroup,
+            slot: entry.slot,
+        }
+    }
+
     #[inline(always)]
     pub fn is_tracked(self) -> bool {
         self.slot != Self::NO_SLOT
     }
+
+    /// Which cgroup another `css_set` holds in the same hierarchy, if this is a place at all.
+    #[inline(always)]
+    pub fn same_hierarchy(self, css_set: Ptr) -> CgroupKey {
+        let first = cgroup_in_first_slot(css_set);
+        match self.slot {
+            0 => first,
+            Self::NO_SLOT => self.cgroup,
+            slot => cgroup_in_v1_slot(css_set, slot),
+        }
+    }
 }
 
-/// The tracked cgroup that a `css_set` holds.
+/// The tracked cgroup that a `css_set` holds; of several the deepest, of equally deep ones that with
+/// the lowest slot. A container that has v1 cgroups alone may lie inside one that has a unified
+/// cgroup: a process of the inner one is in both, and the inner one's lies deeper.
 ///
 /// One look-up where no tracked cgroup lives outside slot 0, which is always so but while a
 /// container is being made on a host with v1 hierarchies, and where one lives in v1 alone.
 #[inline(always)]
 pub fn tracked(css_set: Ptr) -> Place {
-    let cgroup = cgroup_in_slot(css_set, 0);
-    if TRACKED.get_ptr(cgroup).is_some() {
-        return Place { cgroup, slot: 0 };
+    let cgroup = cgroup_in_first_slot(css_set);
+    let mut deepest = Place::NOWHERE;
+    deepest.slot = forget(deepest.slot, cgroup.id as u32);
+    let mut level = 0;
+    if let Some(entry) = TRACKED.get_ptr(cgroup) {
+        // SAFETY: the pointer came from a successful look-up.
+        let entry = unsafe { *entry };
+        deepest = Place::of(cgroup, entry);
+        level = entry.level;
     }
     if !slot_in_use(0) {
-        return Place::NOWHERE;
+        return deepest;
     }
     for slot in 1..MAX_HIERARCHIES as u32 {
         if slot >= SLOT_COUNT.load() {
@@ -208,10 +308,16 @@ pub fn tracked(css_set: Ptr) -> Place {
         if !slot_in_use(slot) {
             continue;
         }
-        let cgroup = cgroup_in_slot(css_set, slot);
-        if TRACKED.get_ptr(cgroup).is_some() {
-            return Place { cgroup, slot };
+        let cgroup = cgroup_in_v1_slot(css_set, slot);
+        let Some(entry) = TRACKED.get_ptr(cgroup) else {
+            continue;
+        };
+        // SAFETY: as above.
+        let entry = unsafe { *entry };
+        if entry.level > level {
+            deepest = Place::of(cgroup, entry);
+            level = entry.level;
         }
     }
-    Place::NOWHERE
+    deepest
 }

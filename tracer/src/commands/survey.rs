@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Unwatched;
 
 impl Watch for Unwatched {
-    fn track(&mut self, _cgroup: CgroupKey) {}
+    fn track(&mut self, _cgroup: CgroupKey, _level: u32) {}
     fn forget(&mut self, _cgroup: CgroupKey) {}
     fn follow(&mut self, _pid: u32, _cgroup: CgroupKey, _landed: bool) {}
 }

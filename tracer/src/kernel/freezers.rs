@@ -76,6 +76,8 @@ impl Freezers {
             Ok(watch) => {
                 self.by_watch.insert(watch, (root, Arc::clone(path)));
                 self.by_root.insert(root, watch);
+                // It may have changed before the watch.
+                self.on_their_way.insert(root, Arc::clone(path));
             }
             Err(Errno::NOENT | Errno::NODEV) => {}
             Err(error) => {

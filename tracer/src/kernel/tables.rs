@@ -101,21 +101,21 @@ impl Tables {
         })
     }
 
-    /// Watches the tasks of a cgroup that was there before the programs were.
+    /// Watches the tasks of a cgroup that was there before the programs were, `level` deep in its
+    /// hierarchy.
     ///
     /// # Errors
     ///
     /// The map's, when it is full.
-    pub fn track(&mut self, cgroup: CgroupKey) -> Result<(), LoadError> {
+    pub fn track(&mut self, cgroup: CgroupKey, level: u32) -> Result<(), LoadError> {
         let Some(slot) = self.slot(cgroup) else {
             return Ok(());
         };
-        let value = Tracked { slot, reserved: 0 };
-        if !inserted(self.tracked.insert(
-            cgroup.to_bytes(),
-            [value.slot, value.reserved],
-            NO_EXIST,
-        ))? {
+        let Tracked { slot, level } = Tracked { slot, level };
+        if !inserted(
+            self.tracked
+                .insert(cgroup.to_bytes(), [slot, level], NO_EXIST),
+        )? {
             return Ok(());
         }
         // The programs count only what they enter themselves: one less was taken out than it seems.

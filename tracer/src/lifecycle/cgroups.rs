@@ -9,7 +9,7 @@ use super::{
     calls::RuntimeCall,
     instance::{End, Kept},
     keyed::give_back,
-    places::{Claim, Place},
+    places::{Claim, Place, level_of},
 };
 use crate::{
     decode::Mkdir,
@@ -193,26 +193,28 @@ impl Machine {
         mkdir: Option<&Mkdir<'_>>,
     ) -> Verdict {
         let around = parent.and_then(|parent| self.container_of(parent));
+        // In another hierarchy than its own a container around is not known by the parent's key, but
+        // mostly by its path.
+        let outer = around.or_else(|| self.roots_around(path).next());
         match identify(path) {
             identity::Identity::Container(found) if found.root_len == path.len() => {
-                Verdict::Container(self.claim(found, path, around))
+                Verdict::Container(self.claim(found, path, outer))
             }
-            identity::Identity::Container(found) => self.judge_child(&found, path, around),
+            identity::Identity::Container(found) => self.judge_child(&found, path, around, mkdir),
             identity::Identity::Unknown => {
-                let leaf = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-                match mkdir.and_then(|mkdir| self.call_for(mkdir, leaf)) {
+                match mkdir.and_then(|mkdir| self.call_for(mkdir, leaf_of(path))) {
                     Some((pid, call)) => Verdict::Container(Claim {
                         id: Arc::clone(&call.id),
                         runtime: Some(Runtime {
                             name: call.manager(),
                         }),
                         pod_uid: None,
-                        parents: self.lineage(around),
+                        parents: self.lineage(outer),
                         path: Arc::clone(path),
                         // No path has a NUL.
                         group: format!("\0{pid} {}", call.id).into_bytes().into(),
                     }),
-                    None => Verdict::Candidate(around),
+                    None => Verdict::Candidate(outer),
                 }
             }
             // What is the host's by its path may be inside a container that only its runtime named.
@@ -228,6 +230,7 @@ impl Machine {
         found: &identity::Container,
         path: &Arc<[u8]>,
         around: Option<CgroupKey>,
+        mkdir: Option<&Mkdir<'_>>,
     ) -> Verdict {
         if let Some(root) = around {
             // A nested runtime may make containers of its own there, whose paths say nothing.
@@ -236,7 +239,11 @@ impl Machine {
         let root = path.get(..found.root_len).unwrap_or_default();
         match self.groups.get(root) {
             Some(roots) => match (roots.root, roots.twins.first()) {
-                (Some(_), _) | (None, None) => Verdict::None,
+                // Below a twin that is forgotten: the container's own, unless a runtime inside makes it.
+                (Some(root), _) => mkdir
+                    .and_then(|mkdir| self.call_for(mkdir, leaf_of(path)))
+                    .map_or(Verdict::None, |_call| Verdict::Candidate(Some(root))),
+                (None, None) => Verdict::None,
                 (None, Some(twin)) => Verdict::Inside(*twin),
             },
             None => Verdict::Candidate(None),
@@ -337,15 +344,20 @@ impl Machine {
     /// A cgroup is the twin of a container that is known: it tells nothing more, but how the
     /// container's freezer is reached.
     pub(super) fn twin_of(
-        &self,
+        &mut self,
         root: CgroupKey,
         key: CgroupKey,
         path: Arc<[u8]>,
         out: &mut Vec<Output>,
     ) {
         out.push(Output::Act(Action::Forget(key)));
-        let root_path = self.instances.get(&root).map(|root| &root.identity.path);
-        if Some(key.hierarchy) == self.host.freezer && root_path != Some(&path) {
+        let Some(instance) = self.instances.get(&root) else {
+            return;
+        };
+        if level_of(&path) > level_of(&instance.identity.path) {
+            self.places.put(key, Place::Inside(root));
+        }
+        if Some(key.hierarchy) == self.host.freezer {
             out.push(Output::Act(Action::WatchFreezer { root, path }));
         }
     }
@@ -389,11 +401,16 @@ impl Machine {
         roots.root = Some(key);
         let path = roots.freezer.take();
         let path = path.unwrap_or_else(|| Arc::clone(&claim.path));
+        let level = level_of(&claim.path);
         for twin in std::mem::take(&mut roots.twins) {
-            if twin != key {
-                self.places.take(&twin);
-                out.push(Output::Act(Action::Forget(twin)));
+            if twin == key {
+                continue;
             }
+            match self.places.take(&twin) {
+                Some(Place::Twin(claim)) if level_of(&claim.path) <= level => {}
+                _ => self.places.put(twin, Place::Inside(key)),
+            }
+            out.push(Output::Act(Action::Forget(twin)));
         }
         self.places.put(key, Place::Root);
         self.roots.insert(Arc::clone(&claim.path), key);
@@ -494,7 +511,7 @@ impl Machine {
         within: Option<CgroupKey>,
         parent_pid: u32,
     ) -> Option<Claim> {
-        let leaf = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let leaf = leaf_of(&path);
         let call = self.calls.get(parent_pid);
         let id = match call {
             Some(call) => Arc::clone(&call.id),
@@ -571,4 +588,9 @@ impl Machine {
         self.places.take(&key);
         self.removed(at, key, Origin::Kernel, out);
     }
+}
+
+/// Name of the cgroup with this path.
+pub(super) fn leaf_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
 }

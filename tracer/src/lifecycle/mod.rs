@@ -18,6 +18,11 @@
 //! root. The order in which a runtime makes them does not matter, and the instance key is the same
 //! whether the container was seen being made or found by a scan.
 //!
+//! A container in v1 alone may lie inside one with a unified cgroup, which its processes are in as
+//! well: the kernel side names the deepest cgroup that it watches. A twin that lies deeper than its
+//! root (a runtime that is given no path puts them below its own) speaks for the root until the kernel
+//! side has forgotten it.
+//!
 //! A cgroup whose path says nothing is a *candidate*: it becomes a container when a runtime's own
 //! command line names it, or when a process lands in it as the first of a new pid namespace.
 //!
@@ -54,6 +59,7 @@ use self::{calls::RuntimeCalls, keyed::Keyed, places::Places};
 pub use self::{
     instance::{Identity, Instance, Kept, Parts},
     metadata::{Ask, Metadata, of_call},
+    places::level_of,
     snapshot::{Found, FoundProcess, Snapshot},
 };
 use crate::{

@@ -13,7 +13,8 @@ use crate::record::{Parent, Runtime};
 pub(super) enum Place {
     /// The root of an instance; its key is the instance's.
     Root,
-    /// Inside the container whose root or twin has this key.
+    /// Inside the container whose root or twin has this key; or a twin of that root that lies deeper
+    /// than it, which records may name until the kernel side has forgotten it.
     Inside(CgroupKey),
     /// A container's cgroup in a hierarchy that is not the preferred one, as long as no cgroup with
     /// the same path has become its root.
@@ -24,6 +25,13 @@ pub(super) enum Place {
         /// Root of the container that it lies in.
         within: Option<CgroupKey>,
     },
+}
+
+/// How deep a cgroup with this path lies below the root of its hierarchy.
+#[must_use]
+pub fn level_of(path: &[u8]) -> u32 {
+    let level = path.split(|byte| *byte == b'/').count().saturating_sub(1);
+    u32::try_from(level).unwrap_or(u32::MAX)
 }
 
 /// What every known cgroup is.

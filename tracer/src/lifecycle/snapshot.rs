@@ -11,6 +11,7 @@ use tracer_common::CgroupKey;
 
 use super::{
     Action, Machine, Output,
+    cgroups::leaf_of,
     instance::{End, Instance, Member},
     places::{Claim, Place},
 };
@@ -195,7 +196,12 @@ impl Machine {
             identity::Identity::Container(container) if container.root_len == found.path.len() => {
                 Sighting::Container(self.claim_found(container, found, around))
             }
-            identity::Identity::Container(_) => around.map_or(Sighting::None, Sighting::Inside),
+            identity::Identity::Container(_) => match around {
+                Some(root) if self.is_nested(root, sight) => {
+                    Sighting::Container(self.claim_unknown(found, around))
+                }
+                around => around.map_or(Sighting::None, Sighting::Inside),
+            },
             identity::Identity::Unknown => match sight.init() {
                 Some(_) => Sighting::Container(self.claim_unknown(found, around)),
                 None => Sighting::Candidate(around),
@@ -204,6 +210,16 @@ impl Machine {
                 around.map_or(Sighting::None, Sighting::Inside)
             }
         }
+    }
+
+    /// Whether what was found in the container with this root is a container of its own, which no
+    /// path tells: the first process of a pid namespace is in it that lies within the outer one's.
+    fn is_nested(&self, root: CgroupKey, sight: &Sight<'_>) -> bool {
+        let outer = self.instances.get(&root).and_then(|outer| outer.init);
+        sight
+            .root
+            .inits()
+            .any(|init| outer.is_some_and(|outer| !outer.is_found(init.pid, init.start_ns)))
     }
 
     /// The container that this cgroup lies in, by its path: parents were found before.
@@ -222,11 +238,7 @@ impl Machine {
     }
 
     fn claim_unknown(&self, found: &Found, around: Option<CgroupKey>) -> Claim {
-        let leaf = found
-            .path
-            .rsplit(|byte| *byte == b'/')
-            .next()
-            .unwrap_or_default();
+        let leaf = leaf_of(&found.path);
         let call = self.calls.for_leaf(leaf).map(|(_, call)| call);
         let parents: Arc<[Parent]> = self.lineage(around);
         Claim {

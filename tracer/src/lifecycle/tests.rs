@@ -317,11 +317,23 @@ fn twins_before_and_after_the_root_are_one_container() {
         [PIDS, FREEZER, UNIFIED],
         [UNIFIED, PIDS, FREEZER],
         [PIDS, UNIFIED, FREEZER],
+        [FREEZER, UNIFIED, PIDS],
     ] {
         let mut script = Script::new();
+        let mut made = Vec::new();
+        let mut asked_for_both = false;
         for hierarchy in order {
+            let before = script.out.len();
             script.mkdir(hierarchy, 10 + u64::from(hierarchy), &docker());
+            made.push(hierarchy);
+            // A watch that was asked for before the freezer is there finds nothing.
+            asked_for_both |= made.contains(&UNIFIED)
+                && made.contains(&FREEZER)
+                && script.out[before..]
+                    .iter()
+                    .any(|output| matches!(output, Output::Act(Action::WatchFreezer { .. })));
         }
+        assert!(asked_for_both, "{order:?}: its freezer is not watched");
         script.lands(10, 100, 1).ends(10, 100, 1, 0, LANDED);
         script.rmdir(UNIFIED, 10);
         script.check(&["created", "started", "exited", "removed"]);
@@ -469,6 +481,80 @@ fn nested_containers_know_their_parents() {
     let inner = &script.events()[3].container.as_ref().expect("one").identity;
     let parents: Vec<&str> = inner.parents.iter().map(|parent| &*parent.id).collect();
     assert_eq!((&*inner.id, parents), (ID, vec!["outer"]));
+}
+
+#[test]
+fn a_container_in_v1_alone_inside_one_that_is_not_is_its_own() {
+    let inner = ID.replace('4', "5");
+    let path = format!("{}/docker/{inner}", docker());
+    let mut script = Script::new();
+    script
+        .mkdir(PIDS, 9, &docker())
+        .mkdir(UNIFIED, 10, &docker())
+        .lands(10, 100, 1)
+        .mkdir_in(PIDS, 20, 9, &format!("{}/docker", docker()))
+        .mkdir_in(PIDS, 21, 20, &path)
+        .exec(
+            CgroupKey::new(PIDS, 21),
+            CgroupKey::new(PIDS, 9),
+            task(200, 1, b"sh"),
+            PID_NS_DIFFERS | MNT_NS_DIFFERS | ENTRANT | LANDED,
+        )
+        .ends(10, 200, 1, 0, LANDED)
+        .rmdir(PIDS, 21);
+    script.check(&[
+        "created", "started", "created", "started", "exited", "removed",
+    ]);
+    let told = script.events()[5].container.as_ref().expect("one");
+    let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
+    assert_eq!((&*told.identity.id, parents), (&*inner, vec![ID]));
+}
+
+#[test]
+fn a_bare_container_in_v1_alone_inside_one_that_is_not_is_its_own() {
+    let mut script = Script::new();
+    script
+        .mkdir(PIDS, 9, &docker())
+        .mkdir(UNIFIED, 10, &docker())
+        .lands(10, 100, 1)
+        .runtime(50, "runc run t1")
+        .mkdir_in(PIDS, 21, 9, &format!("{}/t1", docker()));
+    script.now += 1_000;
+    script.exec(
+        CgroupKey::new(PIDS, 21),
+        CgroupKey::new(PIDS, 9),
+        task(200, 1, b"sh"),
+        PID_NS_DIFFERS | MNT_NS_DIFFERS | ENTRANT | LANDED,
+    );
+    script.check(&["created", "started", "created", "started"]);
+    let told = script.events()[3].container.as_ref().expect("one");
+    let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
+    assert_eq!((&*told.identity.id, parents), ("t1", vec![ID]));
+}
+
+#[test]
+fn a_deeper_twin_speaks_for_its_container_until_it_is_forgotten() {
+    for order in [[PIDS, UNIFIED], [UNIFIED, PIDS]] {
+        let mut script = Script::new();
+        script.runtime(50, "runc run t1");
+        for hierarchy in order {
+            let path = match hierarchy {
+                UNIFIED => "/t1",
+                _ => "/session/7/t1",
+            };
+            script.mkdir(hierarchy, 10 + u64::from(hierarchy), path);
+        }
+        let twin = CgroupKey::new(PIDS, 10 + u64::from(PIDS));
+        script.exec(
+            twin,
+            CgroupKey::new(PIDS, 1),
+            task(100, 1, b"sh"),
+            PID_NS_DIFFERS | MNT_NS_DIFFERS | ENTRANT | LANDED,
+        );
+        script.ends(10, 100, 1, 0, LANDED).rmdir(UNIFIED, 10);
+        script.check(&["created", "started", "exited", "removed"]);
+        assert_eq!(script.machine.places(), 0, "{order:?}");
+    }
 }
 
 #[test]
@@ -734,6 +820,27 @@ fn a_container_with_other_paths_in_other_hierarchies_is_discovered_once() {
     twin.cgroup = CgroupKey::new(PIDS, 18);
     script.scan(&snapshot(vec![one, twin]), Origin::Snapshot);
     script.check(&["discovered"]);
+}
+
+#[test]
+fn a_bare_container_inside_another_is_discovered_too() {
+    let outer = docker();
+    let mut inner = found(11, &format!("{outer}/t1"), &[(200, 1, b"sh")]);
+    for process in &mut inner.processes {
+        process.pid_ns_level = 2;
+    }
+    let mut script = Script::new();
+    let all = vec![
+        found(10, &outer, &[(100, 1, b"sh")]),
+        inner,
+        found(12, &format!("{outer}/init.scope"), &[(101, 2, b"sh")]),
+    ];
+    script.scan(&snapshot(all), Origin::Snapshot);
+    script.check(&["discovered", "discovered"]);
+    let told = script.events()[1].container.as_ref().expect("one");
+    let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
+    assert_eq!((&*told.identity.id, parents), ("t1", vec![ID]));
+    assert_eq!(told.state, State::Running);
 }
 
 #[test]

@@ -55,8 +55,8 @@ impl Core {
 }
 
 impl reconcile::Watch for Tables {
-    fn track(&mut self, cgroup: CgroupKey) {
-        if let Err(error) = Self::track(self, cgroup) {
+    fn track(&mut self, cgroup: CgroupKey, level: u32) {
+        if let Err(error) = Self::track(self, cgroup, level) {
             tracing::error!(%error, id = cgroup.id, "cgroup cannot be watched");
         }
     }

@@ -25,13 +25,13 @@ pub use self::resolve::resolve;
 use crate::{
     identity::{Identity, identify},
     kernel::hierarchies::{Hierarchies, Hierarchy},
-    lifecycle::{Found, FoundProcess, Snapshot},
+    lifecycle::{Found, FoundProcess, Snapshot, level_of},
 };
 
 /// What the walk does to the kernel's tables on its way.
 pub trait Watch {
-    /// Watch the tasks of this cgroup.
-    fn track(&mut self, cgroup: CgroupKey);
+    /// Watch the tasks of this cgroup, which lies so deep in its hierarchy.
+    fn track(&mut self, cgroup: CgroupKey, level: u32);
     /// It was gone before its tasks were watched.
     fn forget(&mut self, cgroup: CgroupKey);
     /// Follow this process to its end; `landed` if it has executed what it is there for.
@@ -121,7 +121,7 @@ impl Walk<'_> {
         let metadata = fs::metadata(directory)?;
         let cgroup = CgroupKey::new(hierarchy.id, metadata.ino());
         let age = metadata.modified()?.elapsed().unwrap_or_default();
-        self.watch.track(cgroup);
+        self.watch.track(cgroup, level_of(path));
         // Nothing will tell of its end, if that was before.
         let pids = pids(directory).inspect_err(|_| self.watch.forget(cgroup))?;
         let mut processes = Vec::new();

@@ -1,6 +1,9 @@
 //! One process, from `/proc/PID`.
 
-use std::{fs, io};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+};
 
 use crate::lifecycle::FoundProcess;
 
@@ -32,8 +35,8 @@ impl Seen {
 ///
 /// Those of reading; a process that is gone is `NotFound` or `ESRCH`.
 pub(super) fn process(pid: u32) -> io::Result<Seen> {
-    let stat = fs::read(format!("/proc/{pid}/stat"))?;
-    let status = fs::read(format!("/proc/{pid}/status"))?;
+    let stat = read(&format!("/proc/{pid}/stat"))?;
+    let status = read(&format!("/proc/{pid}/status"))?;
     let stat = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let (vpid, pid_ns_level) = parse_nspid(&status).unwrap_or((pid, 0));
     let entered = ["pid", "mnt"].into_iter().any(|kind| {
@@ -49,6 +52,14 @@ pub(super) fn process(pid: u32) -> io::Result<Seen> {
         comm: stat.comm,
         entered,
     })
+}
+
+/// A file of `/proc`, which says that it is empty: with room for all of it from the beginning, it is
+/// read at once.
+fn read(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(4096);
+    File::open(path)?.read_to_end(&mut text)?;
+    Ok(text)
 }
 
 #[derive(Debug, PartialEq, Eq)]
