@@ -8,7 +8,7 @@
 //! takes ten times the memory of all the rest: what is loaded is handed over as pins in bpffs
 //! ([`super::pins`]). Only where there is no bpffs does it load in itself.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, panic::resume_unwind, path::Path, thread};
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -165,6 +165,8 @@ impl Loaded {
         if hierarchies.all.is_empty() {
             return Err(LoadError::NoCgroups);
         }
+        // For the programs. The loader reads the same once more for itself: at the same time.
+        let types = thread::spawn(AyaBtf::from_sys_fs);
         let blob = fs::read(VMLINUX_BTF).map_err(LoadError::NoBtf)?;
         let btf = Btf::parse(&blob, needs::is_needed).map_err(LoadError::BadBtf)?;
         drop(blob);
@@ -190,7 +192,12 @@ impl Loaded {
             .load(OBJECT)
             .map_err(|error| LoadError::Maps(Box::new(error)))?;
         name_runtimes(&mut programs, &options.runtimes)?;
-        let (report, links) = attach_all(&mut programs)?;
+        let types = types.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let types = types.map_err(|error| LoadError::Program {
+            name: "(all)",
+            why: error.to_string(),
+        })?;
+        let (report, links) = attach_all(&mut programs, &types)?;
         let facts = Facts {
             report,
             degraded: constants.degraded,
@@ -363,15 +370,16 @@ fn name_runtimes(programs: &mut Ebpf, further: &[String]) -> Result<(), LoadErro
 
 type Links = Vec<(String, FdLink)>;
 
-fn attach_all(programs: &mut Ebpf) -> Result<(Vec<Attached>, Links), LoadError> {
-    let btf = AyaBtf::from_sys_fs().map_err(|error| LoadError::Program {
-        name: "(all)",
-        why: error.to_string(),
-    })?;
+fn attach_all(programs: &mut Ebpf, types: &AyaBtf) -> Result<(Vec<Attached>, Links), LoadError> {
     let mut report = Vec::new();
     let mut links = Vec::new();
+    let mut verified = verify(programs, types);
     for need in PROGRAMS {
-        let error = match attach(programs, need.name, &btf) {
+        let link = verified
+            .remove(need.name)
+            .unwrap_or_else(|| Err(LACKING.to_owned()))
+            .and_then(|()| attach(programs, need.name));
+        let error = match link {
             Ok(link) => {
                 links.push((need.name.to_owned(), link));
                 None
@@ -397,13 +405,37 @@ fn attach_all(programs: &mut Ebpf) -> Result<(Vec<Attached>, Links), LoadError> 
     Ok((report, links))
 }
 
-fn attach(programs: &mut Ebpf, name: &str, btf: &AyaBtf) -> Result<FdLink, String> {
+const LACKING: &str = "the object lacks it";
+
+/// Has the kernel verify every program, all at once: that is most of what a start takes, and each
+/// keeps one processor busy.
+fn verify(programs: &mut Ebpf, types: &AyaBtf) -> BTreeMap<String, Result<(), String>> {
+    thread::scope(|scope| {
+        let begun: Vec<_> = programs
+            .programs_mut()
+            .map(|(name, program)| {
+                let (name, named) = (name.to_owned(), name.to_owned());
+                let verify = move || {
+                    let program: &mut BtfTracePoint = program.try_into()?;
+                    program.load(&named, types)
+                };
+                (name, scope.spawn(verify))
+            })
+            .collect();
+        let ended = begun.into_iter().map(|(name, verified)| {
+            let verified = verified.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (name, verified.map_err(|error| describe(&error)))
+        });
+        ended.collect()
+    })
+}
+
+fn attach(programs: &mut Ebpf, name: &str) -> Result<FdLink, String> {
     let program: &mut BtfTracePoint = programs
         .program_mut(name)
-        .ok_or("the object lacks it")?
+        .ok_or(LACKING)?
         .try_into()
         .map_err(|error: ProgramError| error.to_string())?;
-    program.load(name, btf).map_err(|error| describe(&error))?;
     let link = program.attach().map_err(|error| describe(&error))?;
     let link = program.take_link(link).map_err(|error| describe(&error))?;
     Ok(link.into())

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The kernel's type information costs some tens of megabytes to read and to search; a process that
-//! ends gives all of that back.
+//! ends gives all of that back. It ends with the daemon: what it leaves is what a daemon that was
+//! killed leaves, and the next one removes it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,6 +16,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,6 +30,8 @@ pub const VERB: &str = "load-programs";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
+    /// Who waits for the answer.
+    daemon: i32,
     options: Options,
     directory: PathBuf,
 }
@@ -97,6 +101,7 @@ fn order(options: &Options, pins: &Pins) -> Result<Facts, LoadError> {
         message: format!("the loading process failed: {why}"),
     };
     let order = Order {
+        daemon: getpid().as_raw_nonzero().get(),
         options: options.clone(),
         directory: pins.path().to_owned(),
     };
@@ -131,7 +136,18 @@ fn order(options: &Options, pins: &Pins) -> Result<Facts, LoadError> {
 ///
 /// Those of reading the order and of writing the answer.
 pub fn obey(hierarchies: &Hierarchies) -> anyhow::Result<()> {
-    let order: Order = serde_json::from_reader(std::io::stdin().lock())?;
+    let mut order = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut order)?;
+    if order.is_empty() {
+        // The daemon was killed first.
+        return Ok(());
+    }
+    let order: Order = serde_json::from_slice(&order)?;
+    // Nobody would wait for what may take a second of a processor.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    if getppid().map(|parent| parent.as_raw_nonzero().get()) != Some(order.daemon) {
+        return Ok(());
+    }
     let pinned =
         Loaded::load(&order.options, hierarchies).and_then(|loaded| loaded.pin(&order.directory));
     let answer = match pinned {
