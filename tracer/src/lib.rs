@@ -32,6 +32,7 @@ pub mod lifecycle;
 pub mod metadata;
 pub mod metrics;
 pub mod pipeline;
+pub mod poll;
 pub mod pretty;
 pub mod reconcile;
 pub mod record;

@@ -59,9 +59,7 @@ use self::{
     core::Core,
     losses::Losses,
     outlets::Outlets,
-    wait::{
-        arm, ask_on_a_thread, clock_set_timer, file_has_room, poll_for, ready, socket_ready, until,
-    },
+    wait::{arm, ask_on_a_thread, clock_set_timer, file_has_room, ready, socket_ready, until},
 };
 use crate::{
     clock::{Reading, Watch},
@@ -74,6 +72,7 @@ use crate::{
     lifecycle::{Metadata, Snapshot},
     metadata::Answer,
     metrics::Metrics,
+    poll::poll_for,
     record::{Kind, Node},
     sink::{
         file::FileSink,

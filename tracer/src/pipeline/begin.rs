@@ -7,13 +7,14 @@ use tokio::io::Interest;
 
 use super::{
     BTreeMap, Core, Live, Losses, Outlets, Parts, ask_on_a_thread, clock_set_timer, core::head,
-    outlets::Patience, poll_for,
+    outlets::Patience,
 };
 use crate::{
     clock::Watch,
     engine::Entry,
     kernel::{freezers::Freezers, load::Kernel},
     lifecycle,
+    poll::poll_for,
     record::{Host, Kind, Origin},
     recording::{Header, Recorder},
     sink::{socket::SocketSink, stdout::Reader},

@@ -62,15 +62,6 @@ pub(super) fn follow_log(mut log: AsyncFd<aya_log::EbpfLogger<&'static dyn log::
     });
 }
 
-/// Registers a descriptor with the event loop.
-#[expect(
-    deprecated,
-    reason = "the replacement is an unsafe function; what it asks for, a descriptor that stays open and the same, holds for each type used here: it owns it"
-)]
-pub(super) fn poll_for<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(fd, interest)
-}
-
 /// A timer that never expires but is cancelled whenever the wall clock is set.
 pub(super) fn clock_set_timer() -> io::Result<OwnedFd> {
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;

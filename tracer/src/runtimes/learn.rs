@@ -98,7 +98,7 @@ impl Learnt {
             }
         }
         self.pause = if found.endpoints.is_empty() {
-            (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE)
+            (self.pause * 4).clamp(PAUSE, LONGEST_PAUSE)
         } else {
             PAUSE
         };

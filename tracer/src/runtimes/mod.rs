@@ -11,10 +11,10 @@
 //! it happens, an answer that comes later is told by `container.enriched`. A runtime's own events
 //! are not listened to; nothing here is needed for any lifecycle record.
 //!
-//! A question stays open until it is answered or its container is gone. A socket that is not there,
-//! does not answer within [`DEADLINE`] or breaks is tried again for ever, after 0.1 s at first and
-//! 30 s at last, each time a little apart from others; on each new connection every open question is
-//! asked again. So a runtime that was restarted back-fills what its containers lack. Without open
+//! A question stays open until it is answered or its container is gone. A socket that does not answer
+//! within [`DEADLINE`] or breaks is tried again for ever, after 0.1 s at first and 30 s at last, each
+//! time a little apart from others, and at once when it is made anew; one that is not there is waited
+//! for ([`absent`]). On each new connection every open question is asked again. So a runtime that was restarted back-fills what its containers lack. Without open
 //! questions nothing is connected and nothing wakes.
 //!
 //! | runtime | protocol | asked for |
@@ -28,6 +28,7 @@
 //! size before they are parsed, and their texts as those of files are. Who listens on a socket must
 //! be root, or for a user's socket that user, who is asked about this user's containers only.
 
+mod absent;
 mod containerd;
 mod cri;
 mod desk;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     DEADLINE, Endpoint, Kind, Question,
+    absent::Absent,
     containerd::Containerd,
     cri::Cri,
     desk::{Desk, Ticket},
@@ -21,6 +22,9 @@ use crate::enrich::api::Told;
 /// First and longest pause before a socket is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long one that is not there is left alone. Its watch sees it being made, but not what is mounted
+/// over the directory that is watched.
+const AT_REST: Duration = Duration::from_mins(5);
 
 /// When a runtime that does not know a container yet is asked again, and then for as long as the
 /// container lives. A CRI runtime knows a sandbox only when it is ready, seconds after its cgroup.
@@ -137,8 +141,35 @@ impl Peer {
                 Ok(Err(Failed::Broken(why) | Failed::Refused(why))) => self.note(&why),
                 Err(_elapsed) => self.note("no connection in time"),
             }
-            sleep(jittered(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = if self.rest(pause).await {
+                FIRST_PAUSE
+            } else {
+                (pause * 2).min(LONGEST_PAUSE)
+            };
+        }
+    }
+
+    /// Waits before the next try, for `pause` or until the socket is made; true in that case. A socket
+    /// that is not there at all is not tried before.
+    async fn rest(&self, pause: Duration) -> bool {
+        let path = &self.endpoint.path;
+        let is_there = path.exists();
+        let pause = jittered(if is_there { pause } else { AT_REST });
+        let made = match Absent::new(path, is_there) {
+            Ok(None) => return true,
+            Ok(Some(absent)) => tokio::select! {
+                made = absent.made() => made,
+                () = sleep(pause) => return false,
+            },
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(()) => true,
+            Err(error) => {
+                self.note(&format!("cannot be waited for: {error}"));
+                sleep(pause.min(LONGEST_PAUSE)).await;
+                false
+            }
         }
     }
 
