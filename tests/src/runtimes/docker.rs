@@ -27,7 +27,8 @@ impl Docker {
         super::shared(&SHARED, Self::start)
     }
 
-    fn start() -> Result<Self> {
+    /// A daemon for one test alone.
+    pub fn start() -> Result<Self> {
         let prepared = Prepared::new("docker")?;
         let tar = image::rootfs_tar(prepared.dir())?;
         // Not the host's.

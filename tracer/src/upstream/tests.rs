@@ -387,6 +387,8 @@ impl Upstream for Bus {
         let mut published = link.published.clone();
         loop {
             published.mark_unchanged();
+            // What is published before the stop is read after this.
+            let stops = link.stops().is_some();
             let run = link.reader.run(link.cursor, 2, 64 << 10)?;
             if !run.lines.is_empty() && run.first.stream() == stream.id {
                 let seqs = (run.first.seq()..).zip(&run.lines).map(|(seq, _)| seq);
@@ -399,7 +401,7 @@ impl Upstream for Bus {
                 link.acked(spool::Place::new(stream.id, last));
             } else if stream.id != link.current() {
                 return Ok(Ended::NextStream);
-            } else if link.stops().is_some() {
+            } else if stops {
                 return Ok(Ended::Stopped);
             } else {
                 tokio::select! {
