@@ -63,10 +63,12 @@ impl Learnt {
         self.known.insert(endpoint.clone());
     }
 
-    /// When the next look is worth it.
+    /// How long until the next look is worth it.
     #[must_use]
-    pub fn due(&self) -> Instant {
-        self.not_before.unwrap_or_else(Instant::now)
+    pub fn due(&self) -> Duration {
+        self.not_before.map_or(Duration::ZERO, |then| {
+            then.saturating_duration_since(Instant::now())
+        })
     }
 
     /// A runtime has begun to make containers: others may run now than at the last look.

@@ -51,7 +51,6 @@ use tokio::{
     runtime::Builder,
     sync::mpsc::{self, error::TrySendError},
     task::LocalSet,
-    time::sleep_until,
 };
 use tracer_common::CgroupKey;
 
@@ -61,6 +60,7 @@ use crate::{
     enrich::{Facts, Source},
     lifecycle::{Ask, Metadata},
     metadata::{self, Answer, Further},
+    poll::sleep_at_rest,
 };
 
 /// How long a connection or an answer may take.
@@ -326,7 +326,7 @@ async fn serve(
         let looks = sockets.learn && desk.has_questions();
         let message = tokio::select! {
             message = messages.recv() => message,
-            () = sleep_until(learnt.due().into()), if looks => {
+            () = sleep_at_rest(learnt.due()), if looks => {
                 look(&mut learnt, sockets.users, &desk, &daemons);
                 continue;
             }

@@ -17,7 +17,7 @@ use super::{
     desk::{Desk, Ticket},
     http::Http,
 };
-use crate::enrich::api::Told;
+use crate::{enrich::api::Told, poll::sleep_at_rest};
 
 /// First and longest pause before a socket is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -159,7 +159,7 @@ impl Peer {
             Ok(None) => return true,
             Ok(Some(absent)) => tokio::select! {
                 made = absent.made() => made,
-                () = sleep(pause) => return false,
+                () = sleep_at_rest(pause) => return false,
             },
             Err(error) => Err(error),
         };
