@@ -376,9 +376,13 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 #[inline(always)]
 fn wait_status(leader: Task, signal: Ptr) -> u32 {
     let group: u32 = load(signal, SIGNAL_FLAGS.load());
+    // Both, always: of a load in each branch the compiler makes one, with a pointer and an offset that
+    // belong together, which the verifier does not see.
+    let of_group: u32 = load(signal, SIGNAL_GROUP_EXIT_CODE.load());
+    let own: u32 = load(leader.0, TASK_EXIT_CODE.load());
     if group & SIGNAL_GROUP_EXIT != 0 {
-        load(signal, SIGNAL_GROUP_EXIT_CODE.load())
+        of_group
     } else {
-        load(leader.0, TASK_EXIT_CODE.load())
+        own
     }
 }
