@@ -108,7 +108,7 @@ fn streams_of_a_node_are_bounded() {
         let (id, _) = let_in.expect("let in");
         in_turn(&mut store, |store| {
             let node = fleet.node(id).expect("a node");
-            store.node(id, node, [0; 3]).expect("a node");
+            store.node(id, node, Seen::default()).expect("a node");
             let stream = node.stream().expect("a stream");
             store.stream(id, stream).expect("a stream");
             store.forget_streams(id).expect("forgotten");
