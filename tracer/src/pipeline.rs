@@ -30,6 +30,8 @@
 //! followed. The table is then repaired by another scan ([`repair`]), which ends with
 //! `node.resynced`.
 
+#[cfg(feature = "upstream")]
+mod anew;
 mod begin;
 mod core;
 mod doing;
@@ -63,6 +65,8 @@ use self::{
         arm, ask_on_a_thread, clock_set_timer, file_has_room, poll_for, ready, socket_ready, until,
     },
 };
+#[cfg(feature = "upstream")]
+use crate::upstream::LostPlace;
 use crate::{
     clock::{Reading, Watch},
     config::Runtimes,
@@ -81,7 +85,7 @@ use crate::{
         stdout::{Reader, StdoutSink},
     },
     state::State,
-    time::{boot_now, wall_offset},
+    time::{Timestamp, boot_now, wall_offset},
 };
 
 /// What the pipeline is made of.
@@ -137,6 +141,8 @@ enum Wake {
     Scanned(Snapshot),
     Reload,
     Alive,
+    #[cfg(feature = "upstream")]
+    LostPlace(LostPlace),
     HangUp,
     ClockSet,
     Clock(Reading),
@@ -164,6 +170,10 @@ struct Live {
     _links: Vec<FdLink>,
     /// Nobody else may use it.
     state: Option<State>,
+    /// What `node.started` says.
+    started: Box<Node>,
+    /// When the process before told its last record, where its stream goes on in this one.
+    left_at: Option<Timestamp>,
 }
 
 /// The signals that the loop answers to.
@@ -209,6 +219,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::Reload => live.reload(),
             Wake::Alive => service::alive(),
+            #[cfg(feature = "upstream")]
+            Wake::LostPlace(lost) => live.begin_anew(lost).await?,
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
@@ -227,6 +239,10 @@ impl Live {
             Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::WRITABLE)?),
             None => None,
         };
+        #[cfg(feature = "upstream")]
+        let lost_place = anew::lost_place(self.core.outlets.uplink.as_mut());
+        #[cfg(not(feature = "upstream"))]
+        let lost_place = std::future::pending::<Wake>();
         let wake = tokio::select! {
             biased;
             // First, so that no storm keeps tracer from ending.
@@ -247,6 +263,7 @@ impl Live {
             reading = self.clock.changed() => Wake::Clock(reading),
             _ = signals.hangup.recv() => Wake::Reload,
             () = self.service.due() => Wake::Alive,
+            wake = lost_place => wake,
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)

@@ -79,6 +79,7 @@ impl Live {
             let recorder = Recorder::new(BufWriter::new(file), &Header::of(&core.engine));
             core.recorder = Some(recorder.context("cannot write the recording")?);
         }
+        live.started.clone_from(&started);
         core.node(Kind::NodeStarted, started)?;
         match ended {
             None => live.sync(Origin::Snapshot, None)?,
@@ -181,6 +182,8 @@ impl Live {
             processes: parts.processes,
             scans: super::repair::Scans::default(),
             service: super::service::Service::new(),
+            started: Box::default(),
+            left_at: None,
         })
     }
 
@@ -214,6 +217,7 @@ impl Live {
             core.entry(entry)?;
         }
         let since = core.engine.renderer.offset.at(core.losses.last_record);
+        self.left_at = Some(since);
         let offset = now.offset;
         let same_host =
             *core.engine.machine.host() == now.host && *core.engine.renderer.host == now.identity;
