@@ -41,7 +41,7 @@ pub struct Browser {
     _process: Keep,
     to: ChildStdin,
     from: Receiver<Value>,
-    session: String,
+    session: Option<String>,
     next: u64,
     /// What scripts and the page complained of.
     complaints: Vec<String>,
@@ -87,7 +87,7 @@ impl Browser {
             _process: Keep::new(child, "chromium")?,
             to,
             from,
-            session: String::new(),
+            session: None,
             next: 1,
             complaints: Vec::new(),
             _profile: profile,
@@ -96,9 +96,7 @@ impl Browser {
         let attach = json!({"targetId": page.get("targetId"), "flatten": true});
         let attached = browser.ask("Target.attachToTarget", &attach)?;
         let session = attached.get("sessionId").and_then(Value::as_str);
-        session
-            .context("a session")?
-            .clone_into(&mut browser.session);
+        browser.session = Some(session.context("a session")?.to_owned());
         for domain in ["Page", "Runtime", "Log"] {
             browser.ask(&format!("{domain}.enable"), &json!({}))?;
         }
@@ -109,10 +107,13 @@ impl Browser {
     pub fn ask(&mut self, method: &str, params: &Value) -> Result<Value> {
         let id = self.next;
         self.next += 1;
-        let mut command = json!({"id": id, "method": method, "params": params});
-        if !self.session.is_empty() {
-            command["sessionId"] = self.session.clone().into();
-        }
+        // Without one it is the browser that is asked, not the page.
+        let command = match &self.session {
+            None => json!({"id": id, "method": method, "params": params}),
+            Some(session) => {
+                json!({"id": id, "method": method, "params": params, "sessionId": session})
+            }
+        };
         let text = format!("{command}\0");
         self.to.write_all(text.as_bytes()).context("the browser")?;
         let end = Instant::now() + DEADLINE;
@@ -197,15 +198,13 @@ impl Browser {
 
     /// Presses a key and lets it go; `text` is what it types.
     pub fn press(&mut self, key: &str, code: u32, text: &str) -> Result<()> {
-        let mut event = json!({"key": key, "windowsVirtualKeyCode": code});
-        event["type"] = if text.is_empty() {
+        let kind = if text.is_empty() {
             "rawKeyDown"
         } else {
             "keyDown"
-        }
-        .into();
-        event["text"] = text.into();
-        self.ask("Input.dispatchKeyEvent", &event)?;
+        };
+        let down = json!({"type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text});
+        self.ask("Input.dispatchKeyEvent", &down)?;
         let up = json!({"type": "keyUp", "key": key, "windowsVirtualKeyCode": code});
         self.ask("Input.dispatchKeyEvent", &up).map(drop)
     }
