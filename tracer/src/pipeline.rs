@@ -65,8 +65,6 @@ use self::{
         arm, ask_on_a_thread, clock_set_timer, file_has_room, poll_for, ready, socket_ready, until,
     },
 };
-#[cfg(feature = "upstream")]
-use crate::upstream::LostPlace;
 use crate::{
     clock::{Reading, Watch},
     config::Runtimes,
@@ -85,8 +83,10 @@ use crate::{
         stdout::{Reader, StdoutSink},
     },
     state::State,
-    time::{Timestamp, boot_now, wall_offset},
+    time::{boot_now, wall_offset},
 };
+#[cfg(feature = "upstream")]
+use crate::{time::Timestamp, upstream::LostPlace};
 
 /// What the pipeline is made of.
 pub struct Parts {
@@ -171,8 +171,10 @@ struct Live {
     /// Nobody else may use it.
     state: Option<State>,
     /// What `node.started` says.
+    #[cfg(feature = "upstream")]
     started: Box<Node>,
     /// When the process before told its last record, where its stream goes on in this one.
+    #[cfg(feature = "upstream")]
     left_at: Option<Timestamp>,
 }
 

@@ -251,6 +251,7 @@ impl Outlets {
     }
 
     /// Another stream begins; what was added is pushed.
+    #[cfg(feature = "upstream")]
     pub(super) fn begin_stream(&mut self, stream: &str) {
         if let Some(stdout) = &mut self.stdout {
             stdout.begin_stream(stream);
@@ -261,7 +262,6 @@ impl Outlets {
         if let Some(socket) = &mut self.socket {
             socket.begin_stream();
         }
-        #[cfg(feature = "upstream")]
         if let Some(uplink) = &self.uplink {
             uplink.begin_stream(stream);
         }
