@@ -1,9 +1,12 @@
 //! `tracer run --upstream` and `tracer gateway`, both as they are shipped, with real containers.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tracer_tests::command::run_ok;
 use tracer_tests::mortal::{Mortal, PinDir};
 use tracer_tests::raw::{RawContainer, Shape};
 use tracer_tests::runtimes::{Runc, Spec};
@@ -11,6 +14,7 @@ use tracer_tests::tracer::{binary, latency};
 use tracer_tests::upstream::{
     chance::Chance,
     gateway::Gateway,
+    http,
     node::Journal,
     proxy::{Proxy, Weather},
     verdict::{self, Missing},
@@ -149,12 +153,130 @@ fn compare(tracer: &Mortal, gateway: &Gateway, stays: &str) -> Result<()> {
     ensure!(missing == Missing(0), "{missing:?}");
     ensure!(held.records.len() == 1, "{} streams", held.records.len());
     verdict::table(&held, &truth)?;
-    let lives = truth.records.iter().any(|record| {
-        let of = record.pointer("/container/id").and_then(|id| id.as_str());
-        of == Some(stays)
-    });
-    ensure!(lives && !truth.table.is_empty(), "nothing lives");
+    ensure!(
+        tells_of(&truth, stays) && !truth.table.is_empty(),
+        "nothing lives"
+    );
     Ok(())
+}
+
+fn tells_of(truth: &Journal, container: &str) -> bool {
+    truth.records.iter().any(|record| {
+        let of = record.pointer("/container/id").and_then(|id| id.as_str());
+        of == Some(container)
+    })
+}
+
+/// The state directory comes back from a copy that is older than what the gateway has: the numbers
+/// that it goes on with were used before.
+#[test]
+fn a_node_whose_state_is_an_old_copy_begins_a_new_stream() -> Result<()> {
+    let _live = live!();
+    let directory = tempfile::tempdir()?;
+    let mut gateway = Gateway::new(binary(), directory.path().join("store"), None)?;
+    gateway.start()?;
+    let url = format!("http://{}", gateway.address());
+    // Free again at once, and nobody else is given it that soon.
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let metrics = free.to_string();
+    let arguments = ["--upstream", &url, "--node", NODE, "--metrics", &metrics];
+    let mut tracer = Mortal::new(&arguments)?;
+    let stays = RawContainer::docker()?;
+    let mut init = stays.spawn(Shape::Joined, &["stay", "0"])?;
+    tracer.start_synced()?;
+    raw_life()?;
+    tracer.stop()?;
+    let copy = directory.path().join("copy");
+    let copied =
+        |from: &Path, to: &Path| run_ok(Command::new("cp").arg("-a").args([from, to])).map(drop);
+    copied(&tracer.state(), &copy)?;
+    // What the copy knows nothing of.
+    tracer.start_synced()?;
+    for _ in 0..5 {
+        raw_life()?;
+    }
+    tracer.stop()?;
+    let first = stream_of(&tracer, 0)?;
+    let before = Journal::read(first, &tracer.file())?;
+    std::fs::remove_dir_all(tracer.state())?;
+    copied(&copy, &tracer.state())?;
+
+    let heard = tracer.heard();
+    tracer.start()?;
+    let gap = tracer.expect_after(heard, "a gap", |record| {
+        let reason = record.text("node.reason");
+        record.is("node.gap") && reason.is_some_and(|reason| reason.contains("old copy"))
+    })?;
+    let reason = gap.text("node.reason").unwrap_or_default();
+    ensure!(reason.contains(&before.stream), "{reason}");
+    ensure!(gap.text("node.since").is_some(), "since when?");
+    let after = tracer.heard();
+    raw_life()?;
+    let marker = RawContainer::docker()?;
+    let id = marker.id().to_owned();
+    marker.remove()?;
+    tracer.expect_after(after, "the marker's end", |record| {
+        record.is("container.removed") && record.container() == Some(&id)
+    })?;
+    let log = std::fs::read_to_string(tracer.dir().join("stderr"))?;
+    ensure!(
+        log.contains("it is an old copy, and a new stream begins"),
+        "{log}"
+    );
+    let (_, counted) = http::ask(http::connect(free)?, "/metrics", None)?;
+    let counted = String::from_utf8(counted)?;
+    ensure!(
+        counted.contains("tracer_upstream_lost_places_total 1\n"),
+        "{counted}"
+    );
+    tracer.stop()?;
+    let next = Journal::read(stream_of(&tracer, 1)?, &tracer.file())?;
+    ensure!(next.stream != before.stream);
+    // The file's streams are whole; the gateway has both, each record once.
+    ensure!(tracer.streams()?.len() == 2);
+    let mut last = String::new();
+    let agreed = wait_until(DEADLINE, "node and gateway to agree", || {
+        let held = gateway.held(NODE)?;
+        let compared = verdict::stream(&held, &before)
+            .and_then(|missing| Ok((missing, verdict::stream(&held, &next)?)))
+            .and_then(|missing| verdict::table(&held, &next).map(|()| missing));
+        match compared {
+            Ok(missing) => Ok(Some(missing)),
+            Err(error) => {
+                last = format!("{error:#}");
+                Ok(None)
+            }
+        }
+    });
+    let missing =
+        agreed.with_context(|| format!("{last}\n{}\n{}", tracer.log(), gateway.said()))?;
+    ensure!(missing == (Missing(0), Missing(0)), "{missing:?}");
+    let is_told = |record: &serde_json::Value| {
+        let reason = record
+            .pointer("/node/reason")
+            .and_then(|reason| reason.as_str());
+        reason.is_some_and(|reason| reason.contains("old copy"))
+    };
+    let held = gateway.log()?;
+    let told = held.records.get(&next.stream).into_iter().flatten();
+    ensure!(told.filter(|(_, record)| is_told(record)).count() == 1);
+    ensure!(tells_of(&next, stays.id()), "what lives is not told again");
+    // The new stream goes on in the next process.
+    tracer.start_synced()?;
+    tracer.stop()?;
+    ensure!(tracer.streams()?.len() == 2, "{}", tracer.log());
+    init.close_stdin();
+    init.finish(DEADLINE)?;
+    stays.remove()
+}
+
+/// Name of the stream with this place in the file.
+fn stream_of(tracer: &Mortal, place: usize) -> Result<String> {
+    let streams = tracer.streams()?;
+    let record = streams.get(place).and_then(|records| records.first());
+    let id = record.and_then(|record| record.text("id"));
+    let stream = id.and_then(|id| id.split('/').next());
+    Ok(stream.context("a stream")?.to_owned())
 }
 
 /// The same events, at the same time, by a tracer without an upstream and by one with three: one that

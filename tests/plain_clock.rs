@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{runtime::Runtime, time::timeout};
-use tracer::clock::{KernelClock, Reading, Source, Watch};
+use tracer::clock::{KernelClock, Polls, Reading, Source, Watch};
 use tracer_tests::{Context, Result, command::Keep, ensure, need, this_test, wait::wait_until};
 use zbus::{Connection, connection::Builder};
 
@@ -41,13 +41,17 @@ impl Kernel {
     }
 
     fn watch(&self, bus: &str) -> Result<Watch> {
+        self.watch_often(bus, Polls::default())
+    }
+
+    fn watch_often(&self, bus: &str, polls: Polls) -> Result<Watch> {
         let own = self.clone();
         let ask = move || {
             own.asked.fetch_add(1, Ordering::SeqCst);
             let clock = *own.clock.lock().unwrap_or_else(PoisonError::into_inner);
             clock.ok_or_else(|| std::io::Error::other("forbidden"))
         };
-        Ok(Watch::over(Box::new(ask), Some(bus.to_owned()))?)
+        Ok(Watch::over(Box::new(ask), Some(bus.to_owned()), polls)?)
     }
 }
 
@@ -281,5 +285,65 @@ fn a_service_that_comes_later_is_heard() -> Result<()> {
         Ok(runtime.block_on(changed).ok())
     })?;
     ensure!(next.source == Source::Timesync1, "{next:?}");
+    Ok(())
+}
+
+#[test]
+fn a_service_that_leaves_is_missed_at_once() -> Result<()> {
+    if !need::on_path("dbus-daemon") {
+        return need::skip(this_test!(), "dbus-daemon is not installed");
+    }
+    let (runtime, bus) = (runtime()?, Bus::start()?);
+    let service: Connection = runtime.block_on(
+        Builder::address(bus.address.as_str())
+            .name("org.freedesktop.timesync1")
+            .serve_at("/org/freedesktop/timesync1", Timesync(0))
+            .build(),
+    )?;
+    let own = Kernel::new(Some(kernel(true, 1_000)));
+    let mut watch = own.watch(&bus.address)?;
+    let first = changed(&runtime, &mut watch)?;
+    ensure!(first.source == Source::Timesync1, "{first:?}");
+    // The bus itself stays, and its next poll is a quarter of an hour away.
+    runtime.block_on(service.close())?;
+    let next = changed(&runtime, &mut watch)?;
+    ensure!(next.source == Source::Adjtimex, "{next:?}");
+    Ok(())
+}
+
+/// As every quarter of an hour, but sooner.
+#[test]
+fn what_no_signal_tells_the_poll_finds() -> Result<()> {
+    if !need::on_path("dbus-daemon") {
+        return need::skip(this_test!(), "dbus-daemon is not installed");
+    }
+    let (runtime, bus) = (runtime()?, Bus::start()?);
+    let service: Connection = runtime.block_on(
+        Builder::address(bus.address.as_str())
+            .name("org.freedesktop.timedate1")
+            .serve_at("/org/freedesktop/timedate1", Timedate(false))
+            .build(),
+    )?;
+    let own = Kernel::new(None);
+    let often = Polls {
+        bus: Duration::from_millis(300),
+        ..Polls::default()
+    };
+    let mut watch = own.watch_often(&bus.address, often)?;
+    let first = changed(&runtime, &mut watch)?;
+    ensure!(
+        !first.synchronized && first.source == Source::Timedate1,
+        "{first:?}"
+    );
+    runtime.block_on(async {
+        let server = service.object_server();
+        let there = server
+            .interface::<_, Timedate>("/org/freedesktop/timedate1")
+            .await?;
+        there.get_mut().await.0 = true;
+        zbus::Result::Ok(())
+    })?;
+    let next = changed(&runtime, &mut watch)?;
+    ensure!(next.synchronized, "{next:?}");
     Ok(())
 }

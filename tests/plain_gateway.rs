@@ -543,3 +543,76 @@ fn certificates_and_tokens_change_while_it_runs() -> Result<()> {
     // Those that are there did not notice.
     goes_on(&mut wire)
 }
+
+/// The call or the connection is over, whatever the last word was.
+async fn has_ended_call(wire: &mut Wire) -> Result<()> {
+    let end = async { while wire.hear().await.is_ok() {} };
+    let ended = tokio::time::timeout(DEADLINE, end).await;
+    ended.context("the session goes on")
+}
+
+/// Leaves lines of `tokens` out.
+fn revoke(trust: &Trust, words: &str) -> Result<()> {
+    let tokens = std::fs::read_to_string(trust.path("tokens"))?;
+    let kept: Vec<&str> = tokens
+        .lines()
+        .filter(|line| !line.contains(words))
+        .collect();
+    ensure!(kept.len() + 1 == tokens.lines().count(), "{words}");
+    std::fs::write(trust.path("tokens"), kept.join("\n"))?;
+    Ok(())
+}
+
+#[test]
+fn what_counts_no_more_ends_the_sessions_that_it_opened() -> Result<()> {
+    let stage = Stage::tls(&[])?;
+    let trust = &stage.trust;
+    let (address, ca) = (stage.address(), trust.path("ca.crt"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let greet = |name: &'static str, token: Option<String>| {
+        let certificate = trust.path("nodes").join(name);
+        let certificate = token.is_none().then_some(certificate);
+        runtime.block_on(async {
+            let channel = wire::tls(address, &ca, certificate.as_deref()).await?;
+            let (wire, _) = Wire::greet(channel, token.as_deref(), name, "s").await?;
+            anyhow::Ok(wire)
+        })
+    };
+    let mut evil = greet("evil", Some(trust.node("evil")?))?;
+    let mut good = greet("good", Some(trust.node("good")?))?;
+    let mut other = greet("other", None)?;
+    let reader = trust.reader("evil")?;
+    let mut events = trust.connect(address)?;
+    let request =
+        format!("GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {reader}\r\n\r\n");
+    events.write_all(request.as_bytes())?;
+    revoke(trust, "node evil ")?;
+    revoke(trust, "reader evil ")?;
+    stage.gateway.signal(Signal::HUP)?;
+    runtime.block_on(has_ended_call(&mut evil))?;
+    let mut rest = Vec::new();
+    // Cut off, or told the end: it does end.
+    drop(events.read_to_end(&mut rest));
+    let again = runtime.block_on(async {
+        let channel = wire::tls(address, &ca, None).await?;
+        anyhow::Ok(Wire::open(channel, Some(&trust.node("evil")?)).await)
+    })?;
+    turned_away(again)?;
+    // Those whose word counts still did not notice.
+    let line = |seq| wire::line("s", seq, "c", "running");
+    runtime.block_on(async {
+        good.deliver(1, line(1)).await?;
+        other.deliver(1, line(1)).await
+    })?;
+    // Another authority: certificates of the old one count no more, tokens do.
+    let elsewhere = Trust::init(&stage.path("elsewhere"), &["x"], &[])?;
+    for file in ["ca.crt", "server.crt", "server.key"] {
+        std::fs::copy(elsewhere.path(file), trust.path(file))?;
+    }
+    stage.gateway.signal(Signal::HUP)?;
+    runtime.block_on(has_ended_call(&mut other))?;
+    runtime.block_on(good.deliver(2, line(2))).map(drop)
+}

@@ -325,6 +325,33 @@ fn history_is_kept_within_its_age() -> Result<()> {
     Ok(())
 }
 
+/// Otherwise those that are gone for ever would take the places of those that come.
+#[test]
+fn a_node_is_forgotten_with_its_last_record() -> Result<()> {
+    let stage = Stage::new(&["--keep", "2s", "--max-nodes", "1"])?;
+    let (mut wire, _) = stage.greet(STREAM)?;
+    stage.deliver(&mut wire, 1, &[("a", "running")])?;
+    let greet_other = || {
+        stage.runtime.block_on(async {
+            let channel = wire::plain(stage.gateway.address()).await?;
+            let mut other = Wire::open(channel, None).await?;
+            other.say(wire::hello("other", "t", "p")).await?;
+            other.hear().await
+        })
+    };
+    ensure!(matches!(greet_other()?, Heard::Refused(_)), "no room");
+    stage.say(&wire, Said::Goodbye(Goodbye::default()))?;
+    let heard = wait_until(DEADLINE, "room for another", || {
+        let heard = greet_other()?;
+        Ok(matches!(heard, Heard::Welcome(_)).then_some(heard))
+    })?;
+    ensure!(matches!(heard, Heard::Welcome(_)));
+    let nodes = stage.gateway.nodes()?;
+    ensure!(nodes == ["other"], "{nodes:?}");
+    ensure!(stage.table()?.is_empty(), "its containers stay");
+    Ok(())
+}
+
 #[test]
 fn history_is_kept_within_its_size() -> Result<()> {
     let mut stage = Stage::new(&[])?;

@@ -28,6 +28,7 @@ fn uplink() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/uplink.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::uplink::Frugal")
         .build_server(cfg!(feature = "gateway"))
         .compile_fds(files)?;
     Ok(())

@@ -22,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod cgroup;
 pub mod check;
 pub mod command;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tracer_common::CgroupKey;
+use uuid::Uuid;
 
 use crate::{
     decode::{DecodeError, decode},
@@ -58,7 +59,23 @@ pub enum Effect {
     Act(Action),
 }
 
+/// Number of a stream's first record.
+const FIRST_SEQ: u64 = 1;
+
 impl Engine {
+    /// A new stream, that knows of no container yet.
+    #[must_use]
+    pub fn begin(host: lifecycle::Host, identity: Arc<Host>, offset: WallOffset) -> Self {
+        let renderer = Renderer {
+            stream: Uuid::now_v7().to_string().into(),
+            host: identity,
+            offset,
+            hierarchies: host.hierarchies.iter().cloned().collect(),
+            written: Written::default(),
+        };
+        Self::new(Machine::new(host, FIRST_SEQ), renderer)
+    }
+
     /// An engine that goes on where `machine` is.
     #[must_use]
     pub const fn new(machine: Machine, renderer: Renderer) -> Self {

@@ -30,6 +30,8 @@
 //! followed. The table is then repaired by another scan ([`repair`]), which ends with
 //! `node.resynced`.
 
+#[cfg(feature = "upstream")]
+mod anew;
 mod begin;
 mod core;
 mod doing;
@@ -82,6 +84,8 @@ use crate::{
     state::State,
     time::{boot_now, wall_offset},
 };
+#[cfg(feature = "upstream")]
+use crate::{time::Timestamp, upstream::LostPlace};
 
 /// What the pipeline is made of.
 pub struct Parts {
@@ -136,6 +140,8 @@ enum Wake {
     Scanned(Snapshot),
     Reload,
     Alive,
+    #[cfg(feature = "upstream")]
+    LostPlace(LostPlace),
     HangUp,
     ClockSet,
     Clock(Reading),
@@ -163,6 +169,12 @@ struct Live {
     _links: Vec<FdLink>,
     /// Nobody else may use it.
     state: Option<State>,
+    /// What `node.started` says.
+    #[cfg(feature = "upstream")]
+    started: Box<Node>,
+    /// When the process before told its last record, where its stream goes on in this one.
+    #[cfg(feature = "upstream")]
+    left_at: Option<Timestamp>,
 }
 
 /// The signals that the loop answers to.
@@ -208,6 +220,8 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Clock(reading) => live.core.tell_clock(reading)?,
             Wake::Reload => live.reload(),
             Wake::Alive => service::alive(),
+            #[cfg(feature = "upstream")]
+            Wake::LostPlace(lost) => live.begin_anew(lost).await?,
             Wake::HangUp => break End::ReaderGone,
             Wake::Terminate => break End::Signal,
         }
@@ -226,6 +240,10 @@ impl Live {
             Some(fd) => Some(poll_for(fd.try_clone_to_owned()?, Interest::WRITABLE)?),
             None => None,
         };
+        #[cfg(feature = "upstream")]
+        let lost_place = anew::lost_place(self.core.outlets.uplink.as_mut());
+        #[cfg(not(feature = "upstream"))]
+        let lost_place = std::future::pending::<Wake>();
         let wake = tokio::select! {
             biased;
             // First, so that no storm keeps tracer from ending.
@@ -246,6 +264,7 @@ impl Live {
             reading = self.clock.changed() => Wake::Clock(reading),
             _ = signals.hangup.recv() => Wake::Reload,
             () = self.service.due() => Wake::Alive,
+            wake = lost_place => wake,
             () = until(timer) => Wake::Timer,
         };
         Ok(wake)

@@ -15,7 +15,7 @@
 //!
 //! A log is begun anew only when all of it is in the database and nothing is added meanwhile; so the
 //! writer does the last step of a checkpoint itself, every [`LIMIT`] pages, right after the other
-//! thread has done nearly all of it.
+//! thread has left it no more than [`SHORT`].
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicI32, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -31,10 +31,13 @@ use std::{
 
 use rusqlite::Connection;
 
-/// Pages that are added between two checkpoints of the other thread.
-const STEP: i32 = 1024;
-/// Pages from which on the log is to begin anew.
+/// Pages that are added between two checkpoints of the other thread. A page that changes often goes
+/// to the database once for all of them.
+const STEP: i32 = 4 * 1024;
+/// Pages from which on the log is to begin anew; from twice as many on however long that takes.
 const LIMIT: i32 = 16 * 1024;
+/// Pages that the writer may take to the database itself: it stands still meanwhile.
+const SHORT: i32 = 2 * 1024;
 
 /// The log's file.
 #[derive(Debug)]
@@ -80,10 +83,12 @@ fn log_path(database: &Path) -> PathBuf {
 /// Those of the database, and of starting a thread.
 pub fn prepare(writer: &mut Connection, checkpoints: Connection) -> rusqlite::Result<()> {
     writer.pragma_update(None, "journal_mode", "WAL")?;
+    // A connection that has not used the log yet does not know of it: its checkpoints do nothing.
+    checkpoints.pragma_update(None, "journal_mode", "WAL")?;
     writer.pragma_update(None, "synchronous", "NORMAL")?;
     let (nudge, nudged) = sync_channel(1);
-    let fresh = Arc::new(AtomicBool::new(false));
-    let done = Arc::clone(&fresh);
+    let moved = Arc::new(AtomicI32::new(0));
+    let done = Arc::clone(&moved);
     let thread = thread::Builder::new()
         .name("checkpoint".to_owned())
         .spawn(move || work(&checkpoints, &nudged, &done));
@@ -93,7 +98,7 @@ pub fn prepare(writer: &mut Connection, checkpoints: Connection) -> rusqlite::Re
     }
     let mut policy = Policy {
         nudge,
-        fresh,
+        moved,
         last: 0,
     };
     // It takes the place of SQLite's own checkpoint every 1000 pages.
@@ -106,32 +111,39 @@ pub fn prepare(writer: &mut Connection, checkpoints: Connection) -> rusqlite::Re
 /// When is what to be done.
 struct Policy {
     nudge: SyncSender<()>,
-    /// The other thread has just finished.
-    fresh: Arc<AtomicBool>,
+    /// Pages of the log that the other thread has in the database; 0 where it has not finished since
+    /// that was last of use.
+    moved: Arc<AtomicI32>,
     /// Pages when it was nudged last.
     last: i32,
 }
 
 impl Policy {
     fn added(&mut self, log: &mut rusqlite::hooks::Wal, pages: i32) {
-        // It began anew.
-        self.last = self.last.min(pages);
-        if pages >= LIMIT && self.fresh.swap(false, Ordering::AcqRel) {
-            // Where somebody reads or the other thread works, the next commit tries again.
+        if pages < self.last {
+            // It began anew.
+            self.last = 0;
+        }
+        let moved = self.moved.load(Ordering::Acquire);
+        let is_short = pages - moved <= SHORT || pages >= 2 * LIMIT;
+        if pages >= LIMIT && moved > 0 && is_short {
+            self.moved.store(0, Ordering::Release);
+            // Where somebody reads or the other thread works, it is tried again after that.
             if let Err(error) = log.checkpoint() {
                 tracing::debug!(%error, "the log goes on");
             }
         }
-        if pages - self.last >= STEP && self.nudge.try_send(()).is_ok() {
+        let step = if pages >= LIMIT { SHORT / 2 } else { STEP };
+        if pages - self.last >= step && self.nudge.try_send(()).is_ok() {
             self.last = pages;
         }
     }
 }
 
-fn work(connection: &Connection, nudged: &Receiver<()>, done: &AtomicBool) {
+fn work(connection: &Connection, nudged: &Receiver<()>, done: &AtomicI32) {
     while nudged.recv().is_ok() {
         match connection.wal_checkpoint_v2(None::<&str>, rusqlite::wal::CheckpointMode::PASSIVE) {
-            Ok(_) => done.store(true, Ordering::Release),
+            Ok((_, moved)) => done.store(moved, Ordering::Release),
             // The pages stay in the log.
             Err(error) => tracing::debug!(%error, "a checkpoint failed"),
         }
@@ -141,6 +153,33 @@ fn work(connection: &Connection, nudged: &Receiver<()>, done: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It did nothing once, and nobody noticed: the writer did it all, and stood still meanwhile.
+    #[test]
+    fn the_other_thread_takes_pages_to_the_database() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("x.db");
+        let mut writer = Connection::open(&path).expect("a database");
+        let other = Connection::open(&path).expect("a database");
+        prepare(&mut writer, other).expect("prepared");
+        writer
+            .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
+            .expect("a table");
+        let size = || path.metadata().map_or(0, |meta| meta.len());
+        let before = size();
+        // More than a step, less than makes the writer do anything.
+        let pages = u64::try_from(STEP).expect("a number") * 2;
+        let row = vec![b'x'; 4 << 20];
+        for _ in 0..pages / 1024 {
+            let done = writer.execute("INSERT INTO t (b) VALUES (?1)", [&row]);
+            done.expect("written");
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while size() < before + (8 << 20) {
+            assert!(std::time::Instant::now() < end, "{} bytes", size());
+            thread::park_timeout(std::time::Duration::from_millis(5));
+        }
+    }
 
     #[test]
     fn the_log_does_not_grow_for_ever_and_commits_can_be_forced() {

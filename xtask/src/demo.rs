@@ -101,9 +101,10 @@ fn show(args: &Args, dir: &Path, stop: &AtomicBool) -> Result<()> {
             .stdout(Stdio::null()),
         dir,
     )?;
-    until(stop, "the gateway to listen", || {
-        Ok(TcpStream::connect(address).is_ok())
-    })?;
+    let listens = || Ok(TcpStream::connect(address).is_ok());
+    if !until(stop, "the gateway to listen", listens)? {
+        return Ok(());
+    }
     let agent = Part::start(
         "agent",
         tracer()
@@ -115,7 +116,9 @@ fn show(args: &Args, dir: &Path, stop: &AtomicBool) -> Result<()> {
         dir,
     )?;
     // What lives before tracer looks is only discovered.
-    until(stop, "the agent to be let in", || is_let_in(address))?;
+    if !until(stop, "the agent to be let in", || is_let_in(address))? {
+        return Ok(());
+    }
     say::note(format_args!("containers come from {}", engine.name()));
     say::note(format_args!(
         "the page: http://{address}/    Ctrl-C ends it"
@@ -159,16 +162,19 @@ fn free(port: u16) -> Result<SocketAddr> {
     Ok(listener.context("no port")?.local_addr()?)
 }
 
-/// Waits, unless Ctrl-C comes first.
-fn until(stop: &AtomicBool, what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+/// Waits; false where Ctrl-C comes first.
+fn until(stop: &AtomicBool, what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<bool> {
     let end = Instant::now() + Duration::from_secs(20);
     while !is()? {
-        if stop.load(Relaxed) || Instant::now() > end {
+        if stop.load(Relaxed) {
+            return Ok(false);
+        }
+        if Instant::now() > end {
             bail!("waited for {what}");
         }
         pause(Duration::from_millis(20));
     }
-    Ok(())
+    Ok(true)
 }
 
 fn pause(time: Duration) {

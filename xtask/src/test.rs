@@ -170,6 +170,19 @@ fn build(args: &Args) -> Result<()> {
         )?;
         mounts::ensure()?;
     }
+    if args.wants(Only::Plain)
+        && command::find("chromium").is_none()
+        && let Err(error) = packages::ensure_programs(
+            &[(
+                "chromium-headless-shell",
+                Package::new("chromium-headless-shell", "the gateway's page in a browser"),
+            )],
+            args.policy,
+        )
+    {
+        // Its test is skipped by name.
+        say::note(format_args!("no browser: {error:#}"));
+    }
     build_binaries(args.policy)
 }
 

@@ -193,6 +193,14 @@ impl Gateway {
         http::get(self.address, &format!("/v1/nodes/{node}"))
     }
 
+    /// Names of the nodes that it knows, a page of them.
+    pub fn nodes(&self) -> Result<Vec<String>> {
+        let page = http::get(self.address, "/v1/nodes")?;
+        let nodes = page.pointer("/nodes").and_then(Value::as_array);
+        let name = |node: &Value| text(node, "/name").to_owned();
+        Ok(nodes.context("nodes")?.iter().map(name).collect())
+    }
+
     fn table(&self, node: &str, table: &mut BTreeMap<String, (u64, String)>) -> Result<()> {
         let mut cursor = String::new();
         loop {

@@ -177,7 +177,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads one from a file of records.
+    /// Reads one from a file of records, which may have other streams as well.
     pub fn read(stream: String, path: &Path) -> Result<Self> {
         let lines = fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let mut journal = Self {
@@ -191,6 +191,10 @@ impl Journal {
                 break;
             }
             let record: Value = serde_json::from_str(line)?;
+            let of = text(&record, "/id").rsplit_once('/');
+            if of.is_none_or(|(of, _)| of != journal.stream) {
+                continue;
+            }
             let seq = number(&record, "/seq").context("a number")?;
             ensure!(
                 seq == u64::try_from(journal.records.len())? + 1,

@@ -4,6 +4,7 @@
 //!   changes. What does: timesync1's `NTPMessage` (at each answer of the server) and timedate1's
 //!   `NTP`. So a signal is only a reason to look, and the slow poll asks for the value.
 //! * Services are never started by asking: who is not on the bus is not asked.
+//! * That one comes to the bus or leaves it the bus itself tells (`NameOwnerChanged`).
 //! * A bus that is not there, or goes away, is tried again with the slow poll.
 
 use std::{num::NonZero, time::Duration};
@@ -20,9 +21,6 @@ use zbus::{
 
 use super::BusState;
 
-/// Between two polls, and between two tries to find a bus.
-const POLL: Duration = Duration::from_mins(15);
-
 /// For each question.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -33,12 +31,14 @@ const TIMEDATE_PATH: &str = "/org/freedesktop/timedate1";
 
 /// Follows the bus for as long as somebody listens. Each message is a reason to look at the clock,
 /// also where it says the same as before.
-pub(super) async fn follow(address: Option<String>, said: watch::Sender<BusState>) {
+///
+/// `poll`: between two polls, and between two tries to find a bus.
+pub(super) async fn follow(address: Option<String>, poll: Duration, said: watch::Sender<BusState>) {
     loop {
-        let next_try = Instant::now() + POLL;
+        let next_try = Instant::now() + poll;
         match timeout(PATIENCE, connect(address.as_deref())).await {
             Ok(Ok((connection, signals))) => {
-                if let Err(error) = listen(&connection, signals, &said).await {
+                if let Err(error) = listen(&connection, signals, poll, &said).await {
                     tracing::debug!(%error, "the bus went away");
                 }
             }
@@ -53,7 +53,7 @@ pub(super) async fn follow(address: Option<String>, said: watch::Sender<BusState
     }
 }
 
-async fn connect(address: Option<&str>) -> zbus::Result<(Connection, [MessageStream; 2])> {
+async fn connect(address: Option<&str>) -> zbus::Result<(Connection, [MessageStream; 4])> {
     let builder = match address {
         Some(address) => Builder::address(address),
         None => Builder::system(),
@@ -62,7 +62,10 @@ async fn connect(address: Option<&str>) -> zbus::Result<(Connection, [MessageStr
     // By path: a wider rule would wake this thread for every unit that changes.
     let timesync = changes(TIMESYNC_PATH, &connection).await?;
     let timedate = changes(TIMEDATE_PATH, &connection).await?;
-    Ok((connection, [timesync, timedate]))
+    let timesync_owner = owners(TIMESYNC, &connection).await?;
+    let timedate_owner = owners(TIMEDATE, &connection).await?;
+    let signals = [timesync, timedate, timesync_owner, timedate_owner];
+    Ok((connection, signals))
 }
 
 async fn changes(path: &'static str, connection: &Connection) -> zbus::Result<MessageStream> {
@@ -75,23 +78,42 @@ async fn changes(path: &'static str, connection: &Connection) -> zbus::Result<Me
     MessageStream::for_match_rule(rule, connection, Some(QUEUE)).await
 }
 
+async fn owners(name: &'static str, connection: &Connection) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .interface("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(0, name)
+        .build()?;
+    MessageStream::for_match_rule(rule, connection, Some(QUEUE)).await
+}
+
 /// Signals that wait.
 const QUEUE: NonZero<usize> = NonZero::<usize>::MIN.saturating_add(15);
 
 async fn listen(
     connection: &Connection,
-    signals: [MessageStream; 2],
+    signals: [MessageStream; 4],
+    poll: Duration,
     said: &watch::Sender<BusState>,
 ) -> zbus::Result<()> {
     let bus = DBusProxy::new(connection).await?;
-    let [mut timesync, mut timedate] = signals;
+    let [
+        mut timesync,
+        mut timedate,
+        mut timesync_owner,
+        mut timedate_owner,
+    ] = signals;
     loop {
         said.send_replace(ask(connection, &bus).await?);
         let signal = tokio::select! {
             () = said.closed() => return Ok(()),
-            () = sleep(POLL) => continue,
+            () = sleep(poll) => continue,
             signal = timesync.next() => signal,
             signal = timedate.next() => signal,
+            signal = timesync_owner.next() => signal,
+            signal = timedate_owner.next() => signal,
         };
         match signal {
             Some(signal) => drop(signal?),

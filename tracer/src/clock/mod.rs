@@ -18,7 +18,7 @@ mod watch;
 
 pub use self::{
     kernel::KernelClock,
-    watch::{POLL, Watch},
+    watch::{Polls, Watch},
 };
 
 /// What is known of the wall clock.

@@ -9,8 +9,23 @@ use tokio::{
 
 use super::{BusState, KernelClock, Reading};
 
-/// Between two looks without a reason.
-pub const POLL: Duration = Duration::from_secs(30);
+/// How often to look without a reason.
+#[derive(Debug, Clone, Copy)]
+pub struct Polls {
+    /// At the kernel.
+    pub kernel: Duration,
+    /// At the bus, or for one.
+    pub bus: Duration,
+}
+
+impl Default for Polls {
+    fn default() -> Self {
+        Self {
+            kernel: Duration::from_secs(30),
+            bus: Duration::from_mins(15),
+        }
+    }
+}
 
 /// How long the first look waits for the bus.
 const BUS_PATIENCE: Duration = Duration::from_secs(1);
@@ -35,15 +50,15 @@ impl Watch {
     ///
     /// Those of starting a thread and an event loop.
     pub fn start() -> io::Result<Self> {
-        Self::over(Box::new(KernelClock::read), None)
+        Self::over(Box::new(KernelClock::read), None, Polls::default())
     }
 
-    /// As [`Watch::start`], with another kernel and another bus (a D-Bus address).
+    /// As [`Watch::start`], with another kernel, another bus (a D-Bus address) and other polls.
     ///
     /// # Errors
     ///
     /// Those of starting a thread and an event loop.
-    pub fn over(kernel: Ask, bus: Option<String>) -> io::Result<Self> {
+    pub fn over(kernel: Ask, bus: Option<String>, polls: Polls) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -52,7 +67,7 @@ impl Watch {
         let nudged = Arc::clone(&nudge);
         std::thread::Builder::new()
             .name("clock".to_owned())
-            .spawn(move || runtime.block_on(follow(kernel, bus, told, nudged)))?;
+            .spawn(move || runtime.block_on(follow(kernel, bus, polls, told, nudged)))?;
         Ok(Self { changes, nudge })
     }
 
@@ -73,17 +88,18 @@ impl Watch {
 async fn follow(
     kernel: Ask,
     bus: Option<String>,
+    polls: Polls,
     changes: mpsc::Sender<Reading>,
     nudged: Arc<Notify>,
 ) {
     let (said, mut hears) = watch::channel(BusState::default());
     #[cfg(feature = "dbus")]
-    tokio::spawn(super::bus::follow(bus, said));
+    tokio::spawn(super::bus::follow(bus, polls.bus, said));
     #[cfg(not(feature = "dbus"))]
     drop((bus, said));
     // So that the first state is told once, with its source.
     let mut has_bus = !matches!(timeout(BUS_PATIENCE, hears.changed()).await, Ok(Err(_)));
-    let mut poll = interval(POLL);
+    let mut poll = interval(polls.kernel);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
     loop {

@@ -67,13 +67,13 @@ pub struct ServeArgs {
     /// Listen beyond this host without TLS.
     #[arg(long)]
     pub insecure: bool,
-    /// Take records away that are older (`7d`, `12h`).
+    /// Take records away that are older (`7d`, `12h`), and nodes that were not heard for so long.
     #[arg(long, value_name = "AGE", default_value = "7d", value_parser = age)]
     pub keep: Duration,
     /// Keep at most so much of the records, bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 10 << 30)]
     pub keep_bytes: u64,
-    /// Nodes that may be known.
+    /// Nodes that may be known, connected or not.
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
     pub max_nodes: usize,
     /// Containers in the table, per node.

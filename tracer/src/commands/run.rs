@@ -4,7 +4,6 @@ use std::{fs::File, sync::Arc};
 
 use anyhow::{Context as _, anyhow};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use uuid::Uuid;
 
 use super::{Failure, attach::Wanted, format, print};
 #[cfg(feature = "upstream")]
@@ -19,19 +18,15 @@ use crate::{
         hierarchies::Hierarchies,
         load::{Kernel, Options},
     },
-    lifecycle::{self, Machine},
+    lifecycle,
     metrics::Metrics,
     pipeline::{self, Before, Parts, Resumed},
     record::{Node, Program},
-    render::{Renderer, Written},
     sandbox,
     sink::{file::FileSink, socket::Bound, stdout::StdoutSink},
     state::{self, Found, Mark, State},
     time::wall_offset,
 };
-
-/// Number of a stream's first record.
-const FIRST_SEQ: u64 = 1;
 
 /// Runs until a signal or until standard output is closed.
 ///
@@ -71,9 +66,9 @@ pub fn run(mut args: RunArgs) -> Result<(), Failure> {
     sandbox::enter(&config);
     let (engine, before) = stream(state.as_ref(), found, now)?;
     let mark = |sink| {
-        state
-            .as_ref()
-            .map_or_else(Mark::none, |state| state.mark(sink))
+        state.as_ref().map_or_else(Mark::none, |state| {
+            state.mark(sink, &engine.renderer.stream)
+        })
     };
     let stdout = if config.stdout {
         let stdout = StdoutSink::new(config.queue_bytes, mark("stdout"));
@@ -155,15 +150,8 @@ fn stream(state: Option<&State>, found: Found, now: Resumed) -> anyhow::Result<(
     if let Some(state) = state {
         state.forget_marks()?;
     }
-    let renderer = Renderer {
-        stream: Uuid::now_v7().to_string().into(),
-        host: Arc::new(now.identity),
-        offset: now.offset,
-        hierarchies: now.host.hierarchies.iter().cloned().collect(),
-        written: Written::default(),
-    };
-    let machine = Machine::new(now.host, FIRST_SEQ);
-    Ok((Engine::new(machine, renderer), before))
+    let engine = Engine::begin(now.host, Arc::new(now.identity), now.offset);
+    Ok((engine, before))
 }
 
 /// Says in one sentence what is missing, before anything is tried.

@@ -32,11 +32,12 @@ pub use self::{
     sync::Syncer,
 };
 use super::{
-    fleet::{Beat, Fleet, Greeting, Limits, NodeId, Out, Own, Part, RowChange, Sent},
+    fleet::{Beat, Fleet, Greeting, Limits, Node, NodeId, Out, Own, Part, RowChange, Sent},
     hub::{Hub, NodeView, StreamView},
+    liveness::Reach,
     metrics::Metrics,
     outbox::Outbox,
-    store::{LogRow, Packed, Piece, Put, Store, StoreError},
+    store::{LogRow, Packed, Piece, Put, Seen, Store, StoreError},
 };
 use crate::{
     gateway::parse::Head,
@@ -135,8 +136,7 @@ pub struct Core {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     open: BTreeMap<NodeId, Open>,
-    /// State changed, first seen, last seen: milliseconds since 1970.
-    times: BTreeMap<NodeId, [u64; 3]>,
+    times: BTreeMap<NodeId, Seen>,
     syncer: Syncer,
     waiting: BTreeMap<i64, Put>,
     followed: Instant,
@@ -160,6 +160,8 @@ struct Turn {
     /// Their rows changed, or their streams'.
     dirty: BTreeSet<NodeId>,
     welcomes: Vec<(NodeId, Answer)>,
+    /// Names of nodes that are no more.
+    forgotten: Vec<Arc<str>>,
     permits: Vec<Permit>,
     bytes: usize,
     flush: bool,
@@ -313,11 +315,24 @@ impl Core {
     }
 
     fn saw(&mut self, node: NodeId) {
-        let now = wall_ms();
-        let times = self.times.entry(node).or_insert([now, now, now]);
-        let [_, _, last] = times;
-        *last = now;
+        let heard_s = self.store.age_s();
+        let seen = Self::seen_of(&mut self.times, node, heard_s);
+        seen.last_ms = wall_ms();
+        seen.heard_s = heard_s;
         self.turn.touched.insert(node);
+    }
+
+    /// When it was what; new nodes are new now.
+    fn seen_of(times: &mut BTreeMap<NodeId, Seen>, node: NodeId, heard_s: u64) -> &mut Seen {
+        times.entry(node).or_insert_with(|| {
+            let now = wall_ms();
+            Seen {
+                since_ms: now,
+                first_ms: now,
+                last_ms: now,
+                heard_s,
+            }
+        })
     }
 
     fn close(&mut self, node: NodeId) {
@@ -387,8 +402,9 @@ impl Core {
             let count = accepted.len() as u64;
             let lines = batch.lines(&accepted);
             let packed = batch.packed(&lines);
-            self.append(node, epoch, count, lines, &packed)?;
+            let first = self.append(node, epoch, count, lines, &packed)?;
             self.metrics.stored.inc_by(count);
+            batch.logged(first, accepted);
         }
         self.turn.bytes += batch.bytes();
         if let Some(stream) = self.fleet.node(node).and_then(|n| n.stream()) {
@@ -419,7 +435,7 @@ impl Core {
         count: u64,
         lines: bytes::Bytes,
         packed: &Packed,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         self.begin()?;
         let row = LogRow {
             node,
@@ -436,7 +452,7 @@ impl Core {
             node: name.unwrap_or_default(),
             lines,
         });
-        Ok(())
+        Ok(first)
     }
 
     fn snapshot(
@@ -480,6 +496,7 @@ impl Core {
                     entry: Some(entry),
                     // A copy: a slice would keep the whole message.
                     line: bytes::Bytes::copy_from_slice(batch.map_or(&[], |b| b.line(index))),
+                    at: batch.and_then(|batch| batch.number(index)),
                     received,
                 },
             };
@@ -505,10 +522,8 @@ impl Core {
 
     fn tell(&mut self, node: NodeId, own: &Own) -> Result<(), StoreError> {
         if let Own::Reach { change, .. } = own {
-            let now = wall_ms();
-            let times = self.times.entry(node).or_insert([now, now, now]);
-            let [since, _, _] = times;
-            *since = now;
+            let heard_s = self.store.age_s();
+            Self::seen_of(&mut self.times, node, heard_s).since_ms = wall_ms();
             tracing::info!(node = %self.name(node), state = change.is.as_str(), "node");
         }
         if let Own::Hole { from, to, .. } = own {
@@ -520,7 +535,7 @@ impl Core {
         self.turn.touched.insert(node);
         let line = bytes::Bytes::from(line);
         let packed = Packed::of(&line);
-        self.append(node, 0, 1, line, &packed)
+        self.append(node, 0, 1, line, &packed).map(|_first| ())
     }
 
     fn name(&self, node: NodeId) -> Arc<str> {
@@ -551,11 +566,44 @@ impl Core {
             self.begin()?;
             if !self.store.expire(keep, self.settings.keep_bytes)? {
                 self.expired = Some(Instant::now());
+                self.forget_nodes()?;
             }
         }
         if self.seen.elapsed() >= SEEN_EVERY {
             self.seen = Instant::now();
             self.turn.dirty.extend(self.times.keys());
+        }
+        Ok(())
+    }
+
+    /// Forgets nodes that were not heard for as long as records are kept, once the record that told
+    /// of their end has gone as well.
+    fn forget_nodes(&mut self) -> Result<(), StoreError> {
+        let keep = self.settings.keep.as_secs();
+        let Some(dead_s) = self.store.age_s().checked_sub(keep) else {
+            return Ok(());
+        };
+        let oldest = self.store.oldest_received()?;
+        let is_dead = |(id, node): (NodeId, &Node)| {
+            let seen = self.times.get(&id)?;
+            let is_gone = node.session.is_none() && node.liveness().reach() != Some(Reach::Online);
+            let is_untold = oldest.is_none_or(|oldest| oldest > seen.since_ms);
+            (is_gone && seen.heard_s < dead_s && is_untold).then_some(id)
+        };
+        let dead: Vec<NodeId> = self.fleet.nodes().filter_map(is_dead).collect();
+        for id in dead {
+            self.store.forget(id)?;
+            self.times.remove(&id);
+            self.turn.touched.remove(&id);
+            self.turn.dirty.remove(&id);
+            self.waiting.retain(|_, put| put.node != id);
+            if let Some(name) = self.fleet.forget(id) {
+                tracing::info!(
+                    node = &*name,
+                    "not heard for as long as records are kept: forgotten"
+                );
+                self.turn.forgotten.push(name);
+            }
         }
         Ok(())
     }
@@ -572,9 +620,8 @@ impl Core {
             let clock = Instant::now();
             for id in &self.turn.dirty {
                 if let Some(node) = self.fleet.node(*id) {
-                    let now = wall_ms();
-                    let times = self.times.get(id).copied().unwrap_or([now; 3]);
-                    self.store.node(*id, node, times)?;
+                    let seen = self.times.get(id).copied().unwrap_or_default();
+                    self.store.node(*id, node, seen)?;
                     if let Some(stream) = node.stream() {
                         self.store.stream(*id, stream)?;
                     }
@@ -601,7 +648,11 @@ impl Core {
             .filter_map(|id| self.view(*id))
             .collect();
         self.hub.put_nodes(views);
+        self.hub.forget_nodes(&turn.forgotten);
         self.hub.publish(turn.pieces, self.store.tail().next);
+        // What is in the log takes no memory here: the disk may take its time. How much a node may
+        // have under way without an ack is bounded by its window.
+        drop(turn.permits);
         self.metrics
             .log_bytes
             .set(i64::try_from(self.store.tail().bytes).unwrap_or(i64::MAX));
@@ -623,22 +674,21 @@ impl Core {
         let promised = Promised {
             acks: acks.collect(),
             welcomes: welcomes.collect(),
-            permits: turn.permits,
         };
         self.syncer.promise(promised)
     }
 
     fn view(&self, id: NodeId) -> Option<NodeView> {
         let node = self.fleet.node(id)?;
-        let [since, first, last] = self.times.get(&id).copied().unwrap_or_default();
+        let seen = self.times.get(&id).copied().unwrap_or_default();
         let at = |ms: u64| Timestamp(ms.saturating_mul(1_000_000));
         let running = node.table().entries();
         Some(NodeView {
             name: Arc::clone(&node.name),
             state: node.liveness().reach(),
-            since: at(since),
-            first_seen: at(first),
-            last_seen: at(last),
+            since: at(seen.since_ms),
+            first_seen: at(seen.first_ms),
+            last_seen: at(seen.last_ms),
             connected: node.session.is_some(),
             containers: node.table().len() as u64,
             running: running

@@ -319,6 +319,13 @@ impl Fleet {
         }
     }
 
+    /// Knows a node no more; gives its name.
+    pub fn forget(&mut self, id: NodeId) -> Option<Arc<str>> {
+        let node = self.nodes.remove(&id)?;
+        self.names.remove(&node.name);
+        Some(node.name)
+    }
+
     /// Time went on; gives the nodes that became unreachable, with the session to end.
     pub fn tick(&mut self, now: u64) -> Vec<(NodeId, Own, Option<u64>)> {
         let mut silent = Vec::new();

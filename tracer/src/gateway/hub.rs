@@ -161,6 +161,16 @@ impl Hub {
         }
     }
 
+    pub(super) fn forget_nodes(&self, names: &[Arc<str>]) {
+        if names.is_empty() {
+            return;
+        }
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            nodes.remove(name);
+        }
+    }
+
     pub(super) fn publish(&self, pieces: Vec<Piece>, end: u64) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         for piece in pieces {

@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -44,9 +44,9 @@ use tower::Service as _;
 
 use super::{
     metrics::Metrics,
-    reload::Trust,
+    reload::{Credentials, Trust},
     shares::{Share, Shares},
-    trust::Peer,
+    trust::{Peer, fingerprint},
 };
 
 /// Connections that have not shown yet what they may do.
@@ -141,7 +141,17 @@ struct Stranger {
     known: AtomicBool,
     /// Of the places of whoever it turned out to be.
     share: Mutex<Option<Share>>,
+    /// What it is known by.
+    credentials: Mutex<Credentials>,
     sent_away: Notify,
+}
+
+impl Stranger {
+    fn credentials(&self) -> MutexGuard<'_, Credentials> {
+        self.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Doors {
@@ -341,9 +351,10 @@ impl Visit {
         };
         match shaken {
             Ok(Ok(stream)) => {
-                let certificates = stream.get_ref().1.peer_certificates();
-                let first = certificates.and_then(<[_]>::first);
-                self.certificate = first.map(|certificate| certificate.clone().into_owned());
+                let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                self.certificate = certificates.first().map(|own| own.clone().into_owned());
+                let chain = certificates.iter().map(|one| one.clone().into_owned());
+                stranger.credentials().certificates = chain.collect();
                 self.http(stream, stranger).await;
             }
             Ok(Err(_)) => self.doors.metrics.connection_dropped("handshake"),
@@ -363,6 +374,7 @@ impl Visit {
     ) {
         let metrics = Arc::clone(&self.doors.metrics);
         let mut stop = self.doors.stop.clone();
+        let mut trust = self.doors.trust.clone();
         metrics.connections.inc();
         let known = Arc::clone(&stranger);
         let visit = Arc::new(self);
@@ -395,6 +407,14 @@ impl Visit {
                         break;
                     }
                 }
+                Ok(()) = trust.changed() => {
+                    let counts = stranger.credentials().count(&trust.borrow_and_update());
+                    if !counts {
+                        tracing::info!("a connection is ended: its token or certificate counts no more");
+                        metrics.connection_dropped("revoked");
+                        break;
+                    }
+                }
                 () = stopped(&mut stop) => {
                     connection.as_mut().graceful_shutdown();
                     // What is under way has a moment to end.
@@ -417,11 +437,20 @@ impl Visit {
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
         let tokens = trust.tokens.as_ref();
         let open = self.local || tokens.is_none() && trust.tls.is_none();
+        let print = token.map(|token| fingerprint(token.trim()));
+        let right = print.and_then(|print| Some((print, tokens?.right_of(&print)?)));
         let peer = Peer {
             open,
-            right: token.and_then(|token| tokens?.right(token.trim())).cloned(),
+            right: right.map(|(_, right)| right.clone()),
             certificate: self.certificate.clone(),
         };
+        if let Some((print, right)) = right {
+            let mut credentials = stranger.credentials();
+            credentials
+                .tokens
+                .entry(print)
+                .or_insert_with(|| right.clone());
+        }
         if open && !self.local && trust.host_is_checked && !host_is_local(&request) {
             let mut refused =
                 Response::new(Body::from("this gateway answers to local names only\n"));

@@ -22,7 +22,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache};
 use tokio::{
     sync::{Mutex as AsyncMutex, mpsc},
     time::timeout,
@@ -42,8 +42,10 @@ pub const FRESH: Duration = Duration::from_secs(30);
 pub const STALE: Duration = Duration::from_mins(5);
 /// How long a node has to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Answers that are kept.
-const ANSWERS: usize = 10_000;
+/// Bytes of answers that are kept.
+const ANSWERS_BYTES: u64 = 16 << 20;
+/// Answers that are expected to be kept: of a KiB each.
+const ANSWERS: usize = 16 << 10;
 /// Parts that one answer may come in.
 const MAX_PARTS: usize = 64;
 
@@ -117,13 +119,27 @@ pub struct Live {
 
 type Key = (Arc<str>, String);
 
+/// What an answer takes.
+#[derive(Debug, Clone)]
+struct Size;
+
+/// What one takes beside its texts, bytes.
+const ANSWER_OVERHEAD: usize = 256;
+
+impl Weighter<Key, Answer> for Size {
+    fn weight(&self, (_, instance): &Key, answer: &Answer) -> u64 {
+        let line = answer.line.as_ref().map_or(0, Bytes::len);
+        (ANSWER_OVERHEAD + instance.len() + line) as u64
+    }
+}
+
 /// Answers, flights and breakers.
 #[derive(Debug)]
 pub struct Queries {
     hub: Arc<Hub>,
     replies: Arc<Replies>,
     metrics: Arc<Metrics>,
-    answers: Cache<Key, Answer>,
+    answers: Cache<Key, Answer, Size>,
     flights: Mutex<BTreeMap<Key, Arc<AsyncMutex<()>>>>,
     breakers: Mutex<BTreeMap<Arc<str>, Breaker>>,
 }
@@ -135,7 +151,7 @@ impl Queries {
             hub,
             replies,
             metrics,
-            answers: Cache::new(ANSWERS),
+            answers: Cache::with_weighter(ANSWERS, ANSWERS_BYTES, Size),
             flights: Mutex::default(),
             breakers: Mutex::default(),
         }
@@ -245,7 +261,34 @@ impl Queries {
         Some(Answer {
             at: Instant::now(),
             seq: node.stream.as_ref().map_or(0, |stream| stream.seq),
-            line: reply.containers.into_iter().next(),
+            // A copy: a slice would keep the whole message.
+            line: reply
+                .containers
+                .first()
+                .map(|line| Bytes::copy_from_slice(line)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_bounded_by_what_they_take() {
+        let hub = Arc::new(Hub::new("run".to_owned()));
+        let queries = Queries::new(hub, Arc::default(), Arc::new(Metrics::new()));
+        let node: Arc<str> = "node".into();
+        for number in 0..1_000 {
+            let answer = Answer {
+                at: Instant::now(),
+                seq: 1,
+                line: Some(Bytes::from(vec![b'x'; 200 << 10])),
+            };
+            let key = (Arc::clone(&node), number.to_string());
+            queries.answers.insert(key, answer);
+        }
+        assert!(queries.answers.weight() <= ANSWERS_BYTES);
+        assert!(!queries.answers.is_empty());
     }
 }

@@ -20,6 +20,7 @@
 
 pub mod api;
 pub mod core;
+mod cut;
 pub mod fleet;
 pub mod hub;
 pub mod init;
@@ -39,12 +40,14 @@ pub mod trust;
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::Context as _;
-use axum::Router;
+use axum::{Router, body::Body, http::Request};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tower::ServiceExt as _;
 
 use self::{
     api::Face,
     core::{Core, Input, Settings, Syncer},
+    cut::Cut,
     fleet::Limits,
     hub::Hub,
     listen::{Address, Door, Doors},
@@ -235,7 +238,9 @@ fn nodes(service: Service) -> Router {
     let size = usize::try_from(MAX_MESSAGE)
         .unwrap_or(usize::MAX)
         .saturating_add(64 << 10);
-    let server = UplinkServer::new(service).max_decoding_message_size(size);
+    let server = UplinkServer::new(service)
+        .max_decoding_message_size(size)
+        .map_request(|request: Request<Body>| request.map(|body| Body::new(Cut::new(body))));
     // Without tonic's own fallback, which would stand against that of the face.
     let path = format!("/{SERVICE_NAME}/{{*call}}");
     Router::new().route_service(&path, server)

@@ -116,18 +116,59 @@ fn told_gap(text: &str) -> Told {
     }
 }
 
-/// What the table of containers has a column for.
-#[derive(Debug, Default)]
-pub struct Columns {
-    pub instance: String,
-    pub id: String,
-    pub name: Option<String>,
-    pub runtime: Option<String>,
-    pub image: Option<String>,
-    pub namespace: Option<String>,
-    pub pod: Option<String>,
-    /// When the record says that it happened.
-    pub time: String,
+/// What the table of containers has a column for, as a record says it.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    pub instance: Cow<'a, str>,
+    pub id: Cow<'a, str>,
+    pub name: Option<Cow<'a, str>>,
+    pub runtime: Option<Cow<'a, str>>,
+    pub image: Option<Cow<'a, str>>,
+    pub namespace: Option<Cow<'a, str>>,
+    pub pod: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct WireColumns<'a> {
+    #[serde(borrow)]
+    container: WireContainer<'a>,
+    #[serde(borrow)]
+    k8s: Option<ViewK8s<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireContainer<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    instance: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    runtime: Option<ViewNamed<'a>>,
+    #[serde(borrow)]
+    image: Option<ViewNamed<'a>>,
+}
+
+impl<'a> Columns<'a> {
+    /// Reads one line; `None` where it concerns no container.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let wire: WireColumns<'a> = serde_json::from_slice(line).ok()?;
+        let named = |named: Option<ViewNamed<'a>>| named.and_then(|named| named.name);
+        let (namespace, pod) = wire
+            .k8s
+            .map_or((None, None), |k8s| (k8s.namespace, k8s.pod));
+        Some(Self {
+            instance: wire.container.instance,
+            id: wire.container.id,
+            name: wire.container.name,
+            runtime: named(wire.container.runtime),
+            image: named(wire.container.image),
+            namespace: named(namespace),
+            pod: named(pod),
+        })
+    }
 }
 
 /// What a filter looks at.
@@ -135,8 +176,6 @@ pub struct Columns {
 pub struct View<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    time: Cow<'a, str>,
     #[serde(borrow)]
     container: Option<ViewContainer<'a>>,
     #[serde(borrow)]
@@ -148,13 +187,9 @@ struct ViewContainer<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
-    instance: Cow<'a, str>,
-    #[serde(borrow)]
     name: Option<Cow<'a, str>>,
     #[serde(borrow)]
     runtime: Option<ViewNamed<'a>>,
-    #[serde(borrow)]
-    image: Option<ViewNamed<'a>>,
     #[serde(default)]
     label: BTreeMap<String, String>,
 }
@@ -205,24 +240,6 @@ impl<'a> View<'a> {
     fn namespace(&self) -> Option<&str> {
         self.k8s.as_ref()?.namespace.as_ref()?.name.as_deref()
     }
-
-    /// What the table gets; `None` where the record concerns no container.
-    #[must_use]
-    pub fn columns(&self) -> Option<Columns> {
-        let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
-        let named = |named: &Option<ViewNamed<'_>>| named.as_ref().and_then(|n| owned(&n.name));
-        let container = self.container.as_ref()?;
-        Some(Columns {
-            instance: container.instance.to_string(),
-            id: container.id.to_string(),
-            name: owned(&container.name),
-            runtime: named(&container.runtime),
-            image: named(&container.image),
-            namespace: self.namespace().map(str::to_owned),
-            pod: self.k8s.as_ref().and_then(|k8s| named(&k8s.pod)),
-            time: self.time.to_string(),
-        })
-    }
 }
 
 /// Shortest prefix of an id that is taken for one.
@@ -268,11 +285,15 @@ mod tests {
         assert_eq!((head.seq, head.kind), (7, Told::Other));
         assert_eq!(subject.hash, state_hash("b:1:2", 7));
         assert_eq!(subject.state, State::Running);
-        let view = View::parse(LINE.as_bytes()).expect("a record");
-        let columns = view.columns().expect("a container");
+        let columns = Columns::parse(LINE.as_bytes()).expect("a container");
         assert_eq!(columns.name.as_deref(), Some("we\"b"));
         assert_eq!(columns.image.as_deref(), Some("nginx"));
         assert_eq!(columns.namespace.as_deref(), Some("prod"));
+        assert_eq!(
+            (&*columns.id, &*columns.instance),
+            ("abcdef012345", "b:1:2")
+        );
+        assert!(Columns::parse(br#"{"seq":1,"type":"node.synced"}"#).is_none());
     }
 
     #[test]

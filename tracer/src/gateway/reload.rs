@@ -6,10 +6,12 @@
 //!  DIR/tokens                   who may report and who may read
 //! ```
 //!
-//! Each new connection takes what is newest; those that are open go on. A change that is wrong is
-//! told, and what was read before stays.
+//! Each new connection takes what is newest. Those that are open go on, but for one whose token or
+//! certificate counts no more ([`Credentials`]). A change that is wrong is told, and what was read
+//! before stays.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,21 +21,23 @@ use std::{
 use anyhow::Context as _;
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-use super::trust::Tokens;
+use super::trust::{Fingerprint, Right, Tokens};
 
 /// What counts now.
 #[derive(Debug, Default)]
 pub struct Trust {
     pub tls: Option<Arc<ServerConfig>>,
     pub tokens: Option<Tokens>,
+    /// Of nodes' certificates.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// Without tokens only local names are answered to.
     pub host_is_checked: bool,
 }
@@ -50,6 +54,7 @@ impl Trust {
         Self {
             tls: None,
             tokens: None,
+            verifier: None,
             host_is_checked,
         }
     }
@@ -62,16 +67,48 @@ impl Trust {
     pub fn read(directory: &Path) -> anyhow::Result<Self> {
         let tokens = Tokens::read(&directory.join("tokens"))?;
         let certificate = directory.join("server.crt");
-        let tls = if certificate.exists() {
-            Some(Arc::new(tls(directory, &certificate)?))
-        } else {
-            None
-        };
-        Ok(Self {
-            tls,
+        let mut trust = Self {
+            tls: None,
             tokens: Some(tokens),
+            verifier: None,
             host_is_checked: false,
-        })
+        };
+        if certificate.exists() {
+            trust.verifier = verifier(directory)?;
+            let tls = tls(directory, &certificate, trust.verifier.clone())?;
+            trust.tls = Some(Arc::new(tls));
+        }
+        Ok(trust)
+    }
+}
+
+/// What a connection was let in by.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// Tokens that were shown on it, and what they gave the right to.
+    pub tokens: BTreeMap<Fingerprint, Right>,
+    /// The node's certificate, and those between it and the authority.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+impl Credentials {
+    /// Whether all of it counts still.
+    #[must_use]
+    pub fn count(&self, trust: &Trust) -> bool {
+        let tokens = trust.tokens.as_ref();
+        let right = |print| tokens.and_then(|tokens| tokens.right_of(print));
+        let is_certified = match (self.certificates.split_first(), &trust.verifier) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some((own, between)), Some(verifier)) => verifier
+                .verify_client_cert(own, between, UnixTime::now())
+                .is_ok(),
+        };
+        is_certified
+            && self
+                .tokens
+                .iter()
+                .all(|(print, had)| right(print) == Some(had))
     }
 }
 
@@ -87,31 +124,43 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-fn tls(directory: &Path, certificate: &Path) -> anyhow::Result<ServerConfig> {
+/// Of nodes' certificates, where there is an authority for them.
+fn verifier(directory: &Path) -> anyhow::Result<Option<Arc<dyn ClientCertVerifier>>> {
+    let authority = directory.join("ca.crt");
+    if !authority.exists() {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for root in certificates(&authority)? {
+        roots
+            .add(root)
+            .with_context(|| format!("{} is no authority", authority.display()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Readers have tokens, not certificates.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .allow_unauthenticated()
+        .build()
+        .context("cannot verify nodes' certificates")?;
+    Ok(Some(verifier))
+}
+
+fn tls(
+    directory: &Path,
+    certificate: &Path,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> anyhow::Result<ServerConfig> {
     let chain = certificates(certificate)?;
     let key_path = directory.join("server.key");
     let key = PrivateKeyDer::from_pem_file(&key_path)
         .with_context(|| format!("cannot read the key {}", key_path.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("cannot use TLS")?;
-    let authority = directory.join("ca.crt");
-    let builder = if authority.exists() {
-        let mut roots = RootCertStore::empty();
-        for root in certificates(&authority)? {
-            roots
-                .add(root)
-                .with_context(|| format!("{} is no authority", authority.display()))?;
-        }
-        // Readers have tokens, not certificates.
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .context("cannot verify nodes' certificates")?;
-        builder.with_client_cert_verifier(verifier)
-    } else {
-        builder.with_no_client_auth()
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
     };
     let mut config = builder
         .with_single_cert(chain, key)

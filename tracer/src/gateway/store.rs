@@ -39,7 +39,7 @@ pub use self::{
     pack::Packed,
     read::{ContainerRow, Found, Item, Piece, Readers, Search},
     restore::Restored,
-    write::{LogRow, Put, Tail},
+    write::{LogRow, Put, Seen, Tail},
 };
 
 /// Where it failed.

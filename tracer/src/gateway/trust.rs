@@ -95,10 +95,10 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// What this token gives the right to.
+    /// What the token with this fingerprint gives the right to.
     #[must_use]
-    pub fn right(&self, token: &str) -> Option<&Right> {
-        self.0.get(&fingerprint(token))
+    pub fn right_of(&self, print: &Fingerprint) -> Option<&Right> {
+        self.0.get(print)
     }
 }
 
@@ -175,13 +175,13 @@ mod tests {
             format!("# comment\nnode edge-1 sha256:{digest}\n\nreader ops sha256:{other} # x\n");
         let tokens = Tokens::parse(&text).expect("good");
         assert_eq!(
-            tokens.right("secret"),
+            tokens.right_of(&fingerprint("secret")),
             Some(&Right::Report("edge-1".into()))
         );
-        assert_eq!(tokens.right("Secret"), None);
+        assert_eq!(tokens.right_of(&fingerprint("Secret")), None);
         let peer = |token| Peer {
             open: false,
-            right: tokens.right(token).cloned(),
+            right: tokens.right_of(&fingerprint(token)).cloned(),
             certificate: None,
         };
         assert!(peer("secret").may_report("edge-1") && !peer("secret").may_report("edge-2"));

@@ -35,10 +35,11 @@ pub enum Count {
     UpstreamSessions,
     UpstreamFailures,
     UpstreamSent,
+    UpstreamLostPlace,
 }
 
 /// Name without prefix and suffix, labels, help; in the order of [`Count`].
-const COUNTS: [(Count, &str, &str, &str); 16] = [
+const COUNTS: [(Count, &str, &str, &str); 17] = [
     (Count::RingIn, "records_in", "stage=\"ring\"", IN),
     (
         Count::RingLost,
@@ -109,6 +110,12 @@ const COUNTS: [(Count, &str, &str, &str); 16] = [
         "records_out",
         "stage=\"upstream\"",
         OUT,
+    ),
+    (
+        Count::UpstreamLostPlace,
+        "upstream_lost_places",
+        "",
+        "Streams that were begun because an upstream had more of the one before than was known here",
     ),
 ];
 

@@ -80,6 +80,8 @@ impl Live {
             let recorder = Recorder::new(BufWriter::new(file), &Header::of(&core.engine));
             core.recorder = Some(recorder.context("cannot write the recording")?);
         }
+        #[cfg(feature = "upstream")]
+        live.started.clone_from(&started);
         core.node(Kind::NodeStarted, started)?;
         match ended {
             None => live.sync(Origin::Snapshot, None)?,
@@ -182,6 +184,10 @@ impl Live {
             processes: parts.processes,
             scans: super::repair::Scans::default(),
             service: super::service::Service::new(),
+            #[cfg(feature = "upstream")]
+            started: Box::default(),
+            #[cfg(feature = "upstream")]
+            left_at: None,
         })
     }
 
@@ -215,6 +221,10 @@ impl Live {
             core.entry(entry)?;
         }
         let since = core.engine.renderer.offset.at(core.losses.last_record);
+        #[cfg(feature = "upstream")]
+        {
+            self.left_at = Some(since);
+        }
         let offset = now.offset;
         let same_host =
             *core.engine.machine.host() == now.host && *core.engine.renderer.host == now.identity;

@@ -250,6 +250,23 @@ impl Outlets {
         let _: &Clock = clock;
     }
 
+    /// Another stream begins; what was added is pushed.
+    #[cfg(feature = "upstream")]
+    pub(super) fn begin_stream(&mut self, stream: &str) {
+        if let Some(stdout) = &mut self.stdout {
+            stdout.begin_stream(stream);
+        }
+        if let Some(file) = &mut self.file {
+            file.begin_stream(stream);
+        }
+        if let Some(socket) = &mut self.socket {
+            socket.begin_stream();
+        }
+        if let Some(uplink) = &self.uplink {
+            uplink.begin_stream(stream);
+        }
+    }
+
     /// What a process before this one wrote, and what of it each sink did not get: `first` is the
     /// number of the oldest record that can still be told.
     pub(super) fn begin_at(&mut self, first: u64) {

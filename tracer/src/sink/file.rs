@@ -34,11 +34,13 @@ use super::Batch;
 use crate::state::Mark;
 
 /// Lines on their way to the disk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Piece {
     bytes: Vec<u8>,
     /// Nothing up to this number will be missing when these are written, but what is told.
     last: u64,
+    /// Another stream begins here.
+    begins: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -111,10 +113,7 @@ impl FileSink {
     /// Takes the lines of records that it has not had yet.
     pub fn push(&mut self, batch: &Batch) {
         let mut queue = self.shared.lock();
-        let mut piece = Piece {
-            bytes: Vec::new(),
-            last: 0,
-        };
+        let mut piece = Piece::default();
         let (had, kept) = (self.taken, self.kept);
         for line in batch.lines().filter(|line| line.seq > had) {
             self.taken = line.seq;
@@ -189,6 +188,18 @@ impl FileSink {
             self.taken = first - 1;
             self.kept = self.taken;
         }
+    }
+
+    /// Another stream begins: numbers of the one before mean nothing any more. What is queued of it
+    /// is written as before.
+    pub fn begin_stream(&mut self, stream: &str) {
+        (self.taken, self.kept) = (0, 0);
+        let mut queue = self.shared.lock();
+        queue.pieces.push_back(Piece {
+            begins: Some(stream.into()),
+            ..Piece::default()
+        });
+        self.shared.changed.notify_all();
     }
 
     /// Opens the file's name again: it was rotated away.
@@ -341,7 +352,7 @@ mod tests {
             rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
         )
         .expect("a pipe");
-        let mark = || Mark::open(&dir.path().join("mark")).expect("a mark");
+        let mark = || Mark::open(&dir.path().join("mark"), "s").expect("a mark");
         let long = "x".repeat(100 << 10);
         let mut sink = FileSink::open(&path, "s", long.len() + 300, mark()).expect("a sink");
         let mut batch = Batch::default();

@@ -97,6 +97,12 @@ impl SocketSink {
         self.history.add(record, line);
     }
 
+    /// Another stream begins: records of the one before would be taken for its own. Readers that
+    /// have not got them yet are told.
+    pub fn begin_stream(&mut self) {
+        self.history.clear();
+    }
+
     /// Waits until [`SocketSink::turn`] has something to do.
     pub async fn ready(&mut self) {
         poll_fn(|cx| self.poll(cx)).await;

@@ -223,6 +223,16 @@ impl StdoutSink {
         self.lost += self.mark.skip_to(first);
     }
 
+    /// Another stream begins: numbers of the one before mean nothing any more. What is queued of it
+    /// is written as before.
+    pub fn begin_stream(&mut self, stream: &str) {
+        self.mark.begin_stream(stream);
+        self.taken = 0;
+        for (seq, _) in &mut self.queued {
+            *seq = 0;
+        }
+    }
+
     /// Number of the newest record that is written.
     #[must_use]
     pub const fn seq(&self) -> u64 {
@@ -392,7 +402,7 @@ mod tests {
     #[test]
     fn the_mark_stays_before_a_loss_until_it_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mark = || Mark::open(&dir.path().join("mark")).expect("a mark");
+        let mark = || Mark::open(&dir.path().join("mark"), "s").expect("a mark");
         let (mut reader, writer) = io::pipe().expect("a pipe");
         let mut sink = StdoutSink::over(writer.as_fd(), 8 << 10, mark()).expect("a sink");
         drop(writer);

@@ -2,13 +2,18 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
-/// Number of the newest record up to which a sink lacks nothing that was not told, in a file of eight
-/// bytes (little-endian); without a state directory only in memory.
+/// Number of the newest record up to which a sink lacks nothing that was not told; without a state
+/// directory only in memory.
+///
+/// ```text
+/// 0  number, little-endian
+/// 8  the stream that it is of; a file without is of any
+/// ```
 #[derive(Debug)]
 pub struct Mark {
     file: Option<File>,
@@ -16,6 +21,9 @@ pub struct Mark {
     /// The log has said that the file cannot be written.
     told: bool,
 }
+
+/// A stream's name is far shorter.
+const MAX_BYTES: u64 = 1 << 10;
 
 impl Mark {
     /// One that is kept nowhere.
@@ -28,12 +36,12 @@ impl Mark {
         }
     }
 
-    /// Reads the mark at `path`, 0 where there is none yet.
+    /// Reads the mark at `path`, 0 where there is none of this stream yet.
     ///
     /// # Errors
     ///
-    /// Those of opening and reading.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// Those of opening, reading and writing.
+    pub fn open(path: &Path, stream: &str) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,17 +49,41 @@ impl Mark {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        let mut bytes = [0; 8];
-        let seq = match file.read_exact_at(&mut bytes, 0) {
-            Ok(()) => u64::from_le_bytes(bytes),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-            Err(error) => return Err(error),
+        let mut bytes = Vec::new();
+        (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
+        let (seq, of) = match bytes.split_first_chunk() {
+            Some((seq, of)) => (u64::from_le_bytes(*seq), of),
+            None => (0, &[][..]),
         };
-        Ok(Self {
+        let is_of_another = !of.is_empty() && of != stream.as_bytes();
+        let mut mark = Self {
             file: Some(file),
-            seq,
+            seq: if is_of_another { 0 } else { seq },
             told: false,
-        })
+        };
+        if of != stream.as_bytes() {
+            mark.write(stream)?;
+        }
+        Ok(mark)
+    }
+
+    /// Another stream begins, of which the sink has nothing yet.
+    pub fn begin_stream(&mut self, stream: &str) {
+        self.seq = 0;
+        if let Err(error) = self.write(stream) {
+            tracing::warn!(%error, "how far a sink is cannot be kept");
+            // Whoever reads it must not take it for one of this stream.
+            self.file = None;
+        }
+    }
+
+    fn write(&mut self, stream: &str) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let bytes = [&self.seq.to_le_bytes()[..], stream.as_bytes()].concat();
+        file.write_all_at(&bytes, 0)?;
+        file.set_len(bytes.len() as u64)
     }
 
     /// The number.

@@ -128,11 +128,11 @@ impl State {
         &self.path
     }
 
-    /// The mark of a sink; one that is kept nowhere where the disk does not take it.
+    /// How far a sink is in a stream; kept nowhere where the disk does not take it.
     #[must_use]
-    pub fn mark(&self, sink: &str) -> Mark {
+    pub fn mark(&self, sink: &str, stream: &str) -> Mark {
         let path = self.path.join("marks").join(sink);
-        Mark::open(&path).unwrap_or_else(|error| {
+        Mark::open(&path, stream).unwrap_or_else(|error| {
             tracing::error!(path = %path.display(), %error, "how far a sink is cannot be kept");
             Mark::none()
         })

@@ -217,7 +217,7 @@ fn how_the_process_before_ended_is_known() {
 fn a_directory_is_one_tracers() {
     let dir = tempfile::tempdir().expect("a directory");
     let state = State::open(&dir.path().join("a/b")).expect("made");
-    let mut mark = state.mark("stdout");
+    let mut mark = state.mark("stdout", "s");
     assert_eq!(mark.seq(), 0);
     mark.store(42);
     let error = State::open(state.path()).expect_err("in use");
@@ -225,9 +225,17 @@ fn a_directory_is_one_tracers() {
     let path = state.path().to_owned();
     drop(state);
     let state = State::open(&path).expect("free again");
-    assert_eq!(state.mark("stdout").seq(), 42);
+    assert_eq!(state.mark("stdout", "s").seq(), 42);
+    // Of another stream it says nothing.
+    assert_eq!(state.mark("stdout", "t").seq(), 0);
+    let mut mark = state.mark("stdout", "t");
+    mark.store(7);
+    mark.begin_stream("longer");
+    mark.begin_stream("u");
+    mark.store(3);
+    assert_eq!(state.mark("stdout", "u").seq(), 3);
     state.forget_marks().expect("forgotten");
-    assert_eq!(state.mark("stdout").seq(), 0);
+    assert_eq!(state.mark("stdout", "u").seq(), 0);
 }
 
 #[test]

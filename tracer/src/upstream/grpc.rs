@@ -26,7 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
 use super::{
-    link::Link,
+    link::{Link, LostPlace},
     retry::Patience,
     sender::{Ended, SessionError, Upstream},
     spool::{Found, Place, Stream},
@@ -158,19 +158,18 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(link: &'a mut Link, stream: Stream, welcome: &Welcome) -> Result<Self, SessionError> {
-        let is_current = stream.id == link.current();
-        let newest = if is_current {
-            // Not as of Hello: there may have been records since.
-            (*link.spool.pushed().borrow()).max(link.known_seq)
-        } else {
-            stream.last_seq
-        };
+        // Not as of Hello: there may have been records since.
+        let made = link.newest(stream.id);
+        let is_current = made.is_some();
+        let newest = made.unwrap_or(stream.last_seq);
         if welcome.resume_after > newest && is_current {
-            link.status.lose_place();
-            return Err(SessionError::LostPlace {
+            let lost = LostPlace {
+                stream: stream.id,
                 theirs: welcome.resume_after,
                 ours: newest,
-            });
+            };
+            link.status.lose_place(lost);
+            return Err(SessionError::LostPlace(lost));
         }
         let message_bytes = usize::try_from(welcome.max_message_bytes).unwrap_or(usize::MAX);
         if message_bytes < MIN_MESSAGE_BYTES || welcome.max_in_flight_records == 0 {
@@ -210,6 +209,7 @@ impl<'a> Session<'a> {
             // Seen before the spool is read: what is committed after that wakes the loop.
             published.mark_unchanged();
             pushed.mark_unchanged();
+            self.end_stream()?;
             self.prepare()?;
             if self.is_delivered() && !self.is_current {
                 let all = Place::new(self.stream.id, self.stream.last_seq);
@@ -257,6 +257,22 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Where the pipeline has begun another stream, this one ends with what the spool has of it.
+    fn end_stream(&mut self) -> Result<(), SessionError> {
+        let is_over = self.link.newest(self.stream.id).is_none();
+        // Before that the spool may still be storing records of this one.
+        if self.is_current && is_over && self.link.current() != self.stream.id {
+            self.is_current = false;
+            self.more = true;
+            match self.link.reader.stream(self.stream.id)? {
+                Some(stream) => self.stream = stream,
+                // Delivered to all and forgotten.
+                None => self.stream.last_seq = self.acked.seq(),
+            }
+        }
+        Ok(())
+    }
+
     /// There are new records.
     fn wake(&mut self) {
         self.more = true;
@@ -296,10 +312,9 @@ impl<'a> Session<'a> {
         let room = usize::try_from(self.window - under_way).unwrap_or(usize::MAX);
         // A table can be compared only as of what is stored: until then nothing newer is sent.
         if self.is_current && self.owed.is_none() {
-            let after = self.sent.seq();
-            let lines = self.link.spool.recent(after, room, self.message_bytes);
+            let lines = self.link.spool.recent(self.sent, room, self.message_bytes);
             if !lines.is_empty() {
-                self.send(after + 1, lines);
+                self.send(self.sent.seq() + 1, lines);
                 return Ok(());
             }
         }

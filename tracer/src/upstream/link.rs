@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -30,7 +30,19 @@ pub struct Identity {
 pub struct Status {
     clock: Mutex<Option<Clock>>,
     ring_losses: AtomicU64,
-    lost_place: AtomicBool,
+    lost_place: watch::Sender<Option<LostPlace>>,
+}
+
+/// A receiver has more of a stream than was ever made here: this state is an old copy, or lacks
+/// something. What is numbered on from here would be taken for what the receiver has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostPlace {
+    /// Number of the stream in the spool.
+    pub stream: i64,
+    /// Newest record that the receiver has.
+    pub theirs: u64,
+    /// Newest that was made here.
+    pub ours: u64,
 }
 
 impl Status {
@@ -44,15 +56,15 @@ impl Status {
         self.ring_losses.store(records, Ordering::Relaxed);
     }
 
-    /// The receiver has more of this stream than was ever made here.
-    pub fn lose_place(&self) {
-        self.lost_place.store(true, Ordering::Relaxed);
+    /// A receiver has more of a stream than was ever made here.
+    pub fn lose_place(&self, lost: LostPlace) {
+        self.lost_place.send_replace(Some(lost));
     }
 
-    /// See [`Status::lose_place`].
+    /// See [`Status::lose_place`]; the newest of them, and a way to wait for one.
     #[must_use]
-    pub fn has_lost_its_place(&self) -> bool {
-        self.lost_place.load(Ordering::Relaxed)
+    pub fn lost_places(&self) -> watch::Receiver<Option<LostPlace>> {
+        self.lost_place.subscribe()
     }
 }
 
@@ -70,8 +82,8 @@ pub struct Link {
     pub stop: watch::Receiver<Option<Instant>>,
     /// Up to where the upstream has acked.
     pub cursor: Place,
-    /// Newest record of the current stream that the pipeline knew when it began.
-    pub known_seq: u64,
+    /// Newest record that the pipeline knew when it began.
+    pub known: Place,
     pub metrics: Arc<Metrics>,
     /// The session that is or was last did what it is for.
     pub proved: bool,
@@ -82,6 +94,21 @@ impl Link {
     #[must_use]
     pub fn current(&self) -> i64 {
         self.published.borrow().newest.stream()
+    }
+
+    /// Newest record of a stream that was ever made here, stored or not; `None` where the stream is
+    /// over.
+    #[must_use]
+    pub fn newest(&self, stream: i64) -> Option<u64> {
+        let pushed = *self.spool.pushed().borrow();
+        (pushed.stream() == stream).then(|| pushed.max(self.known).seq())
+    }
+
+    /// Waits until the spool has another stream than this for the current one.
+    pub async fn another_stream(&self, than: i64) {
+        let is_another = |published: &Published| published.newest.stream() != than;
+        // Without the other end tracer ends.
+        drop(self.published.clone().wait_for(is_another).await);
     }
 
     /// The stream to deliver next: that of the oldest record that the upstream lacks, or the current
@@ -143,8 +170,8 @@ impl Link {
     }
 
     /// Waits until tracer ends.
-    pub async fn stopped(&mut self) {
+    pub async fn stopped(&self) {
         // Without the other end tracer has ended already.
-        drop(self.stop.wait_for(Option::is_some).await);
+        drop(self.stop.clone().wait_for(Option::is_some).await);
     }
 }

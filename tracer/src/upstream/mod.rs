@@ -46,10 +46,10 @@ use uuid::Uuid;
 use self::{
     grpc::Gateway,
     link::Status,
-    spool::{Owner, Spool},
+    spool::{Owner, Place, Spool},
 };
 pub use self::{
-    link::{Identity, Link},
+    link::{Identity, Link, LostPlace},
     sender::{Ended, Sender, SessionError, Upstream},
     spool::{Bounds, Counts},
     target::{Target, Trust},
@@ -91,6 +91,7 @@ pub struct UplinkConfig {
 pub struct Uplink {
     spool: Spool,
     status: Arc<Status>,
+    lost_places: watch::Receiver<Option<LostPlace>>,
     senders: Vec<Sender>,
     stop: watch::Sender<Option<tokio::time::Instant>>,
 }
@@ -150,7 +151,7 @@ impl Uplink {
                 status: Arc::clone(&status),
                 stop: stopped.clone(),
                 cursor: spool.cursor(upstream),
-                known_seq: config.known_seq,
+                known: Place::new(spool.current(), config.known_seq),
                 metrics: Arc::clone(&config.metrics),
                 proved: false,
             };
@@ -158,6 +159,7 @@ impl Uplink {
         }
         Ok(Self {
             spool,
+            lost_places: status.lost_places(),
             status,
             senders,
             stop,
@@ -204,11 +206,25 @@ impl Uplink {
         self.status.set_ring_losses(records);
     }
 
-    /// A gateway has more of this stream than was ever made here: this state is an old copy. What
-    /// is numbered on from here would be taken for duplicates; only a new stream is taken.
-    #[must_use]
-    pub fn has_lost_its_place(&self) -> bool {
-        self.status.has_lost_its_place()
+    /// Waits until an upstream has more of the current stream than was ever made here: this state is
+    /// an old copy. What is numbered on from here would be taken for duplicates; only a new stream
+    /// is taken ([`Uplink::begin_stream`]).
+    pub async fn lost_place(&mut self) -> LostPlace {
+        loop {
+            let lost = *self.lost_places.borrow_and_update();
+            if let Some(lost) = lost.filter(|lost| lost.stream == self.spool.current()) {
+                return lost;
+            }
+            if self.lost_places.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Goes on with another stream, whose records are numbered from 1 on. What is stored of the one
+    /// before is delivered first, to whoever lacks it.
+    pub fn begin_stream(&self, uuid: &str) {
+        self.spool.begin_stream(uuid);
     }
 
     /// What became of the records so far.

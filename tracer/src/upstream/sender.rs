@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::metrics::Count;
 
 use super::{
-    link::Link,
+    link::{Link, LostPlace},
     retry::{Patience, Retry},
 };
 
@@ -54,9 +54,10 @@ pub enum SessionError {
     #[error("broke the protocol: {0}")]
     Protocol(&'static str),
     #[error(
-        "has record {theirs} of this stream, of which only {ours} were made here: this state directory is an old copy, or was lost in part"
+        "has record {} of this stream, of which only {} were made here: this state directory is an old copy, or was lost in part",
+        .0.theirs, .0.ours
     )]
-    LostPlace { theirs: u64, ours: u64 },
+    LostPlace(LostPlace),
     #[error("the spool cannot be read")]
     Spool(#[from] rusqlite::Error),
 }
@@ -65,7 +66,7 @@ impl SessionError {
     fn patience(&self) -> Patience {
         match self {
             Self::Refused { patience, .. } => *patience,
-            Self::Protocol(_) | Self::LostPlace { .. } => Patience::Long,
+            Self::Protocol(_) | Self::LostPlace(_) => Patience::Long,
             Self::Connect(_) | Self::Lost(_) | Self::Stalled(_) | Self::Spool(_) => {
                 Patience::Backoff
             }
@@ -110,12 +111,22 @@ async fn deliver<U: Upstream>(mut upstream: U, mut link: Link) {
     let chance = RandomState::new();
     while link.stops().is_none() {
         link.proved = false;
+        let current = link.current();
         let ended = upstream.session(&mut link).await;
         if link.proved {
             retry.reset();
         }
         let error = match ended {
-            Ok(Ended::NextStream) => continue,
+            Ok(Ended::NextStream) => {
+                // That another has begun may not be stored yet.
+                if link.current() == current && link.newest(current).is_none() {
+                    tokio::select! {
+                        () = link.another_stream(current) => {}
+                        () = link.stopped() => {}
+                    }
+                }
+                continue;
+            }
             Ok(Ended::Stopped) => return,
             Err(error) => error,
         };
@@ -131,6 +142,8 @@ async fn deliver<U: Upstream>(mut upstream: U, mut link: Link) {
         }
         tokio::select! {
             () = sleep(wait) => {}
+            // What was wrong was the stream.
+            () = link.another_stream(current), if matches!(error, SessionError::LostPlace(_)) => {}
             () = link.stopped() => return,
         }
     }

@@ -286,16 +286,58 @@ fn a_stream_that_is_over_goes_first_without_a_goodbye() {
 }
 
 #[test]
-fn a_receiver_that_knows_more_than_was_ever_made_is_told_to_the_pipeline() {
+fn a_receiver_that_knows_more_than_was_ever_made_gets_a_new_stream() {
+    let mut test = Test::new();
+    let mut uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 40);
+    assert_eq!(test.next(&mut session), None);
+    let lost = test.runtime.block_on(uplink.lost_place());
+    assert_eq!((lost.theirs, lost.ours), (40, 3));
+    drop(session);
+    uplink.begin_stream("t");
+    push(&uplink, 1..=2);
+    // The stream before has nothing that this receiver would take.
+    let mut session = test.session();
+    let mut hello = test.hello(&mut session);
+    if hello.stream == "s" {
+        test.welcome(&session, 40);
+        assert_eq!(test.next(&mut session), None);
+        session = test.session();
+        hello = test.hello(&mut session);
+    }
+    assert_eq!(
+        (hello.stream.as_str(), hello.process.is_empty()),
+        ("t", false)
+    );
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 2), [1, 2]);
+    // In the next process as well.
+    drop(session);
+    uplink.stop(PATIENCE);
+    let uplink = test.uplink("t");
+    assert_eq!(uplink.last_seq(), 2);
+}
+
+#[test]
+fn a_new_stream_in_the_middle_of_a_session_waits_for_the_end_of_the_old_one() {
     let mut test = Test::new();
     let uplink = test.uplink("s");
     push(&uplink, 1..=3);
     let mut session = test.session();
     test.hello(&mut session);
-    assert!(!uplink.has_lost_its_place());
-    test.welcome(&session, 4);
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 3), [1, 2, 3]);
+    uplink.begin_stream("t");
+    push(&uplink, 1..=2);
     assert_eq!(test.next(&mut session), None);
-    assert!(uplink.has_lost_its_place());
+    drop(session);
+    let mut session = test.session();
+    assert_eq!(test.hello(&mut session).stream, "t");
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 2), [1, 2]);
 }
 
 #[test]
@@ -398,7 +440,7 @@ impl Upstream for Bus {
                 drop(bus);
                 link.proved = true;
                 let last = seqs.last().copied().unwrap_or(0);
-                link.acked(spool::Place::new(stream.id, last));
+                link.acked(Place::new(stream.id, last));
             } else if stream.id != link.current() {
                 return Ok(Ended::NextStream);
             } else if stops {

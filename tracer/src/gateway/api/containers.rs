@@ -29,7 +29,7 @@ pub struct ContainersQuery {
     /// A node's name.
     node: Option<String>,
     /// `created`, `running`, `paused`, `exited`, `removed`; several with commas. Where it is left
-    /// out: all but `removed`.
+    /// out: all but `removed`, which are known for as long as their last record is kept.
     #[schemars(regex(
         pattern = "^(created|running|paused|exited|removed)(,(created|running|paused|exited|removed))*$"
     ))]

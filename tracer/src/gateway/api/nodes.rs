@@ -29,7 +29,7 @@ pub struct NodesQuery {
     limit: Option<usize>,
 }
 
-/// One page of nodes, by name.
+/// One page of nodes, by name. One that was not heard for as long as records are kept is on none.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Nodes {
     nodes: Vec<Arc<NodeView>>,

@@ -22,6 +22,8 @@ pub struct Batch {
     pub heads: Vec<Option<Head>>,
     /// All lines for the log, where they go there.
     packed: Option<Packed>,
+    /// Where they went: number of the first, and the indices of all, in order.
+    logged: (u64, Vec<usize>),
     pub permit: Permit,
 }
 
@@ -52,8 +54,22 @@ impl Batch {
             ends,
             heads: lines.iter().map(|line| Head::parse(line)).collect(),
             packed: None,
+            logged: (0, Vec::new()),
             permit,
         }
+    }
+
+    /// These lines are in the log, from number `first` on.
+    pub fn logged(&mut self, first: u64, indices: Vec<usize>) {
+        self.logged = (first, indices);
+    }
+
+    /// Number of a line in the log, where it is there.
+    #[must_use]
+    pub fn number(&self, index: usize) -> Option<u64> {
+        let (first, indices) = &self.logged;
+        let place = indices.binary_search(&index).ok()?;
+        Some(first + place as u64)
     }
 
     /// Bytes.
@@ -109,5 +125,26 @@ impl Batch {
         let (from, to) = self.range(index);
         let line = self.text.get(from..to).unwrap_or_default();
         line.strip_suffix(b"\n").unwrap_or(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_left_out_have_no_number() {
+        let lines: Vec<Bytes> = (0..6).map(|n| Bytes::from(format!("{{{n}}}"))).collect();
+        let mut batch = Batch::new(10, &lines, Permit::default());
+        assert_eq!(batch.number(2), None);
+        let taken = Taken {
+            duplicates: 2,
+            malformed: vec![3],
+        };
+        let accepted = batch.accepted(&taken);
+        assert_eq!(batch.lines(&accepted), "{2}\n{4}\n{5}\n");
+        batch.logged(100, accepted);
+        let numbers: Vec<_> = (0..6).map(|index| batch.number(index)).collect();
+        assert_eq!(numbers, [None, None, Some(100), None, Some(101), Some(102)]);
     }
 }

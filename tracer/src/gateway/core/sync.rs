@@ -1,4 +1,4 @@
-//! What waits for the disk: acks, welcomes, the room of what was taken in.
+//! What waits for the disk: acks and welcomes.
 //!
 //! The writer commits and goes on; this thread forces the log to the disk, again and again while
 //! there is something new, and then says so to all whose records were committed before it began. So
@@ -15,7 +15,6 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::Permit;
 use crate::{
     gateway::{
         fleet::{Denied, NodeId},
@@ -37,13 +36,11 @@ pub type Answer = oneshot::Sender<Result<(NodeId, u64), Denied>>;
 pub struct Promised {
     pub acks: Vec<(Outbox, u64)>,
     pub welcomes: Vec<(Answer, NodeId, u64)>,
-    /// Given back then, so that what is not durable is bounded.
-    pub permits: Vec<Permit>,
 }
 
 impl Promised {
     pub fn is_empty(&self) -> bool {
-        self.acks.is_empty() && self.welcomes.is_empty() && self.permits.is_empty()
+        self.acks.is_empty() && self.welcomes.is_empty()
     }
 
     fn keep(self) {

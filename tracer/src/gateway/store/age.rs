@@ -10,12 +10,9 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
     Store, StoreError, Tried,
-    restore::{number_of, signed, unsigned},
+    restore::{signed, unsigned},
 };
-use crate::{
-    record::State,
-    time::{AgeClock, AgeMark, boot_s},
-};
+use crate::time::{AgeClock, AgeMark, boot_s};
 
 /// The store's clock, and what it said last.
 #[derive(Debug)]
@@ -38,6 +35,8 @@ struct Dead {
 
 /// Rows that one step of retention takes away, so that no transaction is long.
 const STEP: i64 = 256;
+/// Containers, likewise: a storm leaves one for every five records.
+const CONTAINERS_STEP: i64 = 8 * STEP;
 /// Marks per span of retention: so exactly it is kept to.
 const MARKS: u32 = 64;
 /// Between two marks.
@@ -84,6 +83,12 @@ impl Age {
 }
 
 impl Store {
+    /// Seconds by the store's own clock.
+    #[must_use]
+    pub fn age_s(&self) -> u64 {
+        self.age.clock.now_s()
+    }
+
     /// Whether [`Store::mark`] has something to note.
     #[must_use]
     pub fn is_mark_due(&self, keep: Duration) -> bool {
@@ -133,25 +138,42 @@ impl Store {
             None => None,
         };
         let records = self.expire_records(dead.map_or(0, |dead| dead.first), max_bytes)?;
-        let Some(dead) = dead else {
-            return Ok(records);
-        };
         let what = "take old containers away";
+        // Nor is one of use whose last record is gone already.
+        let oldest = self.oldest_received()?.map(signed);
+        let gone = dead.map(|dead| dead.received).max(oldest);
         let containers = self
             .connection
+            // As the index on them has it.
             .prepare_cached(
                 "DELETE FROM container WHERE id IN
-                 (SELECT id FROM container WHERE state = ?1 AND updated < ?2 LIMIT ?3)",
+                 (SELECT id FROM container WHERE state = 4 AND updated < ?1
+                  ORDER BY updated LIMIT ?2)",
             )
             .tried(what)?
-            .execute(params![number_of(State::Removed), dead.received, STEP])
+            .execute(params![gone.unwrap_or(0), CONTAINERS_STEP])
             .tried(what)?;
-        self.connection
-            .prepare_cached("DELETE FROM mark WHERE clock_s < ?1")
-            .tried(what)?
-            .execute([dead.clock_s])
-            .tried(what)?;
+        if let Some(dead) = dead {
+            self.connection
+                .prepare_cached("DELETE FROM mark WHERE clock_s < ?1")
+                .tried(what)?
+                .execute([dead.clock_s])
+                .tried(what)?;
+        }
         Ok(records || containers > 0)
+    }
+
+    /// When the oldest record of the log was received, milliseconds since 1970.
+    pub fn oldest_received(&self) -> Result<Option<u64>, StoreError> {
+        let what = "read the log";
+        let received: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT received FROM log ORDER BY first LIMIT 1")
+            .tried(what)?
+            .query_row([], |row| row.get(0))
+            .optional()
+            .tried(what)?;
+        Ok(received.map(unsigned))
     }
 
     /// The newest mark that is as old as this.

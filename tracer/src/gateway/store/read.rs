@@ -109,7 +109,7 @@ impl Piece {
     }
 }
 
-const COLUMNS: &str = "SELECT c.id, n.name, c.instance, c.cid, c.state, c.updated, c.line
+const COLUMNS: &str = "SELECT c.id, n.name, c.instance, c.cid, c.state, c.updated, c.line, c.at
      FROM container c JOIN node n ON n.id = c.node WHERE ";
 
 impl Readers {
@@ -216,16 +216,77 @@ impl Readers {
     }
 }
 
-fn row(row: &Row<'_>) -> rusqlite::Result<ContainerRow> {
-    Ok(ContainerRow {
-        row: row.get(0)?,
-        node: row.get(1)?,
-        instance: row.get(2)?,
-        id: row.get(3)?,
-        state: state_of(row.get(4)?),
-        updated: unsigned(row.get(5)?),
-        line: Bytes::from(row.get::<_, Vec<u8>>(6)?),
-    })
+/// Reads rows of the table; of those whose line is in the log alone it is read there.
+struct Lines<'a> {
+    connection: &'a Connection,
+    /// Read last: neighbours are often in one.
+    piece: Option<(u64, u64, Bytes)>,
+}
+
+impl<'a> Lines<'a> {
+    const fn new(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            piece: None,
+        }
+    }
+
+    /// `None` where the log has its record no more: soon the row goes as well.
+    fn row(&mut self, row: &Row<'_>) -> Result<Option<ContainerRow>, StoreError> {
+        let what = "read a container";
+        let at: Option<i64> = row.get(7).tried(what)?;
+        let line = match at {
+            Some(at) => self.find(unsigned(at))?,
+            None => Some(Bytes::from(row.get::<_, Vec<u8>>(6).tried(what)?)),
+        };
+        let Some(line) = line else { return Ok(None) };
+        Ok(Some(ContainerRow {
+            row: row.get(0).tried(what)?,
+            node: row.get(1).tried(what)?,
+            instance: row.get(2).tried(what)?,
+            id: row.get(3).tried(what)?,
+            state: state_of(row.get(4).tried(what)?),
+            updated: unsigned(row.get(5).tried(what)?),
+            line,
+        }))
+    }
+
+    fn find(&mut self, at: u64) -> Result<Option<Bytes>, StoreError> {
+        let has = |(first, count, _): &(u64, u64, Bytes)| (*first..*first + *count).contains(&at);
+        if !self.piece.as_ref().is_some_and(has) {
+            self.piece = self.read(at)?.filter(has);
+        }
+        let Some((first, _, lines)) = &self.piece else {
+            return Ok(None);
+        };
+        let index = usize::try_from(at - first).unwrap_or(usize::MAX);
+        let line = lines.split(|byte| *byte == b'\n').nth(index);
+        Ok(line.map(|line| lines.slice_ref(line)))
+    }
+
+    fn read(&self, at: u64) -> Result<Option<(u64, u64, Bytes)>, StoreError> {
+        let what = "read the log";
+        let found = self
+            .connection
+            .prepare_cached(
+                "SELECT first, count, lines, plain FROM log WHERE first <= ?1
+                 ORDER BY first DESC LIMIT 1",
+            )
+            .tried(what)?
+            .query_row([signed(at)], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+            .optional()
+            .tried(what)?;
+        let Some((first, count, lines, plain)) = found else {
+            return Ok(None);
+        };
+        Ok(Some((
+            unsigned(first),
+            unsigned(count),
+            unpack(lines, plain)?,
+        )))
+    }
 }
 
 /// For LIKE: the text as it stands, with `\` as escape.
@@ -243,14 +304,13 @@ fn find(connection: &Connection, search: &Search) -> Result<Found, StoreError> {
     let mut rows = statement.query(params_from_iter(values)).tried(what)?;
     let mut found = Found::default();
     let (mut looked_at, mut bytes) = (0, 0);
+    let mut lines = Lines::new(connection);
     while let Some(next) = rows.next().tried(what)? {
         looked_at += 1;
-        let container = row(next).tried(what)?;
-        let view = View::parse(&container.line);
-        let wanted =
-            search.labels.is_empty() || view.is_some_and(|view| view.has_label(&search.labels));
-        let at = container.row;
-        if wanted {
+        let at: i64 = next.get(0).tried(what)?;
+        if let Some(container) = lines.row(next)?
+            && has_label(&container, &search.labels)
+        {
             bytes += container.line.len();
             found.rows.push(container);
         }
@@ -261,6 +321,10 @@ fn find(connection: &Connection, search: &Search) -> Result<Found, StoreError> {
         }
     }
     Ok(found)
+}
+
+fn has_label(container: &ContainerRow, wanted: &[String]) -> bool {
+    wanted.is_empty() || View::parse(&container.line).is_some_and(|view| view.has_label(wanted))
 }
 
 fn conditions(search: &Search) -> (String, Vec<Value>) {
@@ -337,12 +401,16 @@ fn one(
             number_of(State::Removed)
         );
         let mut statement = connection.prepare_cached(&sql).tried(what)?;
-        let rows = statement
-            .query_map(rusqlite::params![wanted, node], row)
+        let mut rows = statement
+            .query(rusqlite::params![wanted, node])
             .tried(what)?;
-        let rows: Vec<_> = rows.collect::<rusqlite::Result<_>>().tried(what)?;
-        if !rows.is_empty() {
-            return Ok(rows);
+        let mut lines = Lines::new(connection);
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().tried(what)? {
+            found.extend(lines.row(row)?);
+        }
+        if !found.is_empty() {
+            return Ok(found);
         }
     }
     Ok(Vec::new())

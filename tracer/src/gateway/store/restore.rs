@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rusqlite::params;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Age, Store, StoreError, Tail, Tried, open, pack::unpack, schema};
+use super::{Age, Seen, Store, StoreError, Tail, Tried, open, pack::unpack, schema};
 use crate::{
     gateway::{
         fleet::{Entry, Fleet, Limits, NodeId, Out, Report, RowChange, Stream},
@@ -22,8 +22,7 @@ pub struct Restored {
     pub fleet: Fleet,
     /// Rows of the table that had not followed the log yet.
     pub rows: Vec<super::Put>,
-    /// With the wall clock's milliseconds of: state changed, first seen, last seen.
-    pub seen: Vec<(NodeId, [u64; 3])>,
+    pub seen: Vec<(NodeId, Seen)>,
 }
 
 impl Store {
@@ -58,12 +57,14 @@ impl Store {
         Ok(Restored { fleet, rows, seen })
     }
 
-    fn nodes(&self, fleet: &mut Fleet, now: u64) -> Result<Vec<(NodeId, [u64; 3])>, StoreError> {
+    fn nodes(&self, fleet: &mut Fleet, now: u64) -> Result<Vec<(NodeId, Seen)>, StoreError> {
         let what = "read the nodes";
         let mut seen = Vec::new();
         let mut statement = self
             .connection
-            .prepare("SELECT id, name, reach, report, since, first_seen, last_seen FROM node")
+            .prepare(
+                "SELECT id, name, reach, report, since, first_seen, last_seen, heard_s FROM node",
+            )
             .tried(what)?;
         let mut rows = statement.query([]).tried(what)?;
         while let Some(row) = rows.next().tried(what)? {
@@ -79,12 +80,16 @@ impl Store {
             });
             let report: Report = serde_json::from_str(&report).unwrap_or_default();
             fleet.restore_node(id, name.into(), Liveness::restored(reach, now), report);
-            let times: [i64; 3] = [
-                row.get(4).tried(what)?,
-                row.get(5).tried(what)?,
-                row.get(6).tried(what)?,
-            ];
-            seen.push((id, times.map(unsigned)));
+            let number = |index: usize| row.get::<_, i64>(index).map(unsigned).tried(what);
+            // A store of a version before does not say.
+            let heard_s: Option<i64> = row.get(7).tried(what)?;
+            let times = Seen {
+                since_ms: number(4)?,
+                first_ms: number(5)?,
+                last_ms: number(6)?,
+                heard_s: heard_s.map_or(self.age_s(), unsigned),
+            };
+            seen.push((id, times));
         }
         Ok(seen)
     }
@@ -113,13 +118,14 @@ impl Store {
         Ok(())
     }
 
-    fn containers(&self, fleet: &mut Fleet) -> Result<(), StoreError> {
+    fn containers(&mut self, fleet: &mut Fleet) -> Result<(), StoreError> {
         let what = "read the containers";
         let last: Option<i64> = self
             .connection
             .query_row("SELECT max(id) FROM container", [], |row| row.get(0))
             .tried(what)?;
-        fleet.restore_last_row(last.unwrap_or(0));
+        self.tail.last_row = last.unwrap_or(0);
+        fleet.restore_last_row(self.tail.last_row);
         let mut statement = self
             .connection
             .prepare("SELECT id, node, instance, state, epoch, version, seq FROM container WHERE state <> ?1")
@@ -151,12 +157,13 @@ impl Store {
         let mut puts = Vec::new();
         let mut statement = self
             .connection
-            .prepare("SELECT node, epoch, received, lines, plain FROM log WHERE first >= ?1 AND epoch > 0 ORDER BY first")
+            .prepare("SELECT node, epoch, received, lines, plain, first FROM log WHERE first >= ?1 AND epoch > 0 ORDER BY first")
             .tried(what)?;
         let mut rows = statement.query([signed(self.tail.applied)]).tried(what)?;
         while let Some(row) = rows.next().tried(what)? {
             let node: NodeId = row.get(0).tried(what)?;
             let received = unsigned(row.get(2).tried(what)?);
+            let first = unsigned(row.get(5).tried(what)?);
             let blob = unpack(row.get(3).tried(what)?, row.get(4).tried(what)?)?;
             let lines: Vec<&[u8]> = blob.split_inclusive(|byte| *byte == b'\n').collect();
             let lines: Vec<&[u8]> = lines
@@ -175,6 +182,7 @@ impl Store {
                         line: lines
                             .get(index)
                             .map_or_else(bytes::Bytes::new, |line| blob.slice_ref(line)),
+                        at: Some(first + index as u64),
                         received,
                     },
                     RowChange::Gone { row } => super::Put::gone(row, node, received),
@@ -213,6 +221,8 @@ fn tail(connection: &rusqlite::Connection) -> Result<Tail, StoreError> {
         received,
         applied: meta("applied")?.unwrap_or(1),
         bytes: meta("log_bytes")?.unwrap_or(0),
+        // Until the containers are read.
+        last_row: i64::MAX,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What one transaction writes.
 
 use bytes::Bytes;
-use rusqlite::params;
+use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
     Packed, Store, StoreError, Tried,
@@ -11,7 +11,7 @@ use crate::{
     gateway::{
         fleet::{Entry, MAX_STREAMS, Node, NodeId, Stream},
         liveness::Reach,
-        parse::View,
+        parse::Columns,
     },
     record::State,
 };
@@ -27,6 +27,21 @@ pub struct Tail {
     pub applied: u64,
     /// Of all lines, as they are stored.
     pub bytes: u64,
+    /// Highest number of a row of the table of containers.
+    pub last_row: i64,
+}
+
+/// When a node was what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its state changed, milliseconds since 1970.
+    pub since_ms: u64,
+    /// It was heard first, likewise.
+    pub first_ms: u64,
+    /// It was heard last, likewise.
+    pub last_ms: u64,
+    /// It was heard last, by the store's own clock ([`Store::age_s`]).
+    pub heard_s: u64,
 }
 
 /// A batch for the log.
@@ -47,6 +62,8 @@ pub struct Put {
     /// `None`: it is gone, and nobody told how.
     pub entry: Option<Entry>,
     pub line: Bytes,
+    /// The line's number in the log, where it is there.
+    pub at: Option<u64>,
     pub received: u64,
 }
 
@@ -59,7 +76,17 @@ impl Put {
             node,
             entry: None,
             line: Bytes::new(),
+            at: None,
             received,
+        }
+    }
+
+    /// Line and number for the table. Of those that are removed the log has the line, and nobody asks
+    /// often: without it they take a fifth of the room.
+    fn kept(&self, state: State) -> (&[u8], Option<i64>) {
+        match self.at {
+            Some(at) if state == State::Removed => (&[], Some(signed(at))),
+            _ => (&self.line, None),
         }
     }
 }
@@ -129,84 +156,19 @@ impl Store {
         Ok(first)
     }
 
-    /// Writes rows of the table; the table then follows the log up to its end.
+    /// Writes rows of the table, in the order of their numbers; the table then follows the log up to
+    /// its end.
     pub fn table<'a>(&mut self, puts: impl Iterator<Item = &'a Put>) -> Result<(), StoreError> {
-        for put in puts {
-            self.put(put)?;
+        let mut last_row = self.tail.last_row;
+        {
+            let mut rows = Rows::new(&self.connection)?;
+            for put in puts {
+                rows.put(put, put.row > last_row)?;
+                last_row = last_row.max(put.row);
+            }
         }
+        self.tail.last_row = last_row;
         self.tail.applied = self.tail.next;
-        Ok(())
-    }
-
-    fn put(&self, put: &Put) -> Result<(), StoreError> {
-        let what = "write the table of containers";
-        let Some(entry) = put.entry else {
-            self.connection
-                .prepare_cached("UPDATE container SET state = ?2, updated = ?3 WHERE id = ?1")
-                .tried(what)?
-                .execute(params![
-                    put.row,
-                    number_of(State::Removed),
-                    signed(put.received)
-                ])
-                .tried(what)?;
-            return Ok(());
-        };
-        let Some(columns) = View::parse(&put.line).and_then(|view| view.columns()) else {
-            return Ok(());
-        };
-        // Columns with an index are left alone where they are the same already.
-        let changed = self
-            .connection
-            .prepare_cached(
-                "UPDATE container SET runtime = ?3, image = ?4, namespace = ?5, pod = ?6, state = ?7,
-                 epoch = ?8, version = ?9, seq = ?10, updated = ?11, line = ?12
-                 WHERE id = ?1 AND name IS ?2",
-            )
-            .tried(what)?
-            .execute(params![
-                put.row,
-                columns.name,
-                columns.runtime,
-                columns.image,
-                columns.namespace,
-                columns.pod,
-                number_of(entry.state),
-                entry.epoch,
-                signed(entry.version),
-                signed(entry.seq),
-                signed(put.received),
-                &put.line[..],
-            ])
-            .tried(what)?;
-        if changed > 0 {
-            return Ok(());
-        }
-        self.connection
-            .prepare_cached(
-                "INSERT OR REPLACE INTO container (id, node, instance, cid, name, runtime, image,
-                 namespace, pod, state, epoch, version, seq, updated, line)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-            )
-            .tried(what)?
-            .execute(params![
-                put.row,
-                put.node,
-                columns.instance,
-                columns.id,
-                columns.name,
-                columns.runtime,
-                columns.image,
-                columns.namespace,
-                columns.pod,
-                number_of(entry.state),
-                entry.epoch,
-                signed(entry.version),
-                signed(entry.seq),
-                signed(put.received),
-                &put.line[..],
-            ])
-            .tried(what)?;
         Ok(())
     }
 
@@ -244,26 +206,115 @@ impl Store {
         Ok(())
     }
 
-    /// `times`: state changed, first seen, last seen, milliseconds since 1970.
-    pub fn node(&self, id: NodeId, node: &Node, times: [u64; 3]) -> Result<(), StoreError> {
+    /// A node, with when it was seen.
+    pub fn node(&self, id: NodeId, node: &Node, seen: Seen) -> Result<(), StoreError> {
         let report = serde_json::to_string(&node.report).unwrap_or_default();
-        let [since, first, last] = times.map(signed);
         self.connection
             .prepare_cached(
-                "INSERT OR REPLACE INTO node (id, name, reach, since, first_seen, last_seen, report)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT OR REPLACE INTO node (id, name, reach, since, first_seen, last_seen, report, heard_s)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )
             .tried("write a node")?
             .execute(params![
                 id,
                 &*node.name,
                 node.liveness().reach().map(Reach::as_str),
-                since,
-                first,
-                last,
-                report
+                signed(seen.since_ms),
+                signed(seen.first_ms),
+                signed(seen.last_ms),
+                report,
+                signed(seen.heard_s)
             ])
             .tried("write a node")?;
+        Ok(())
+    }
+
+    /// Takes a node away, with all that it had.
+    pub fn forget(&self, id: NodeId) -> Result<(), StoreError> {
+        for sql in [
+            "DELETE FROM container WHERE node = ?1",
+            "DELETE FROM stream WHERE node = ?1",
+            "DELETE FROM node WHERE id = ?1",
+        ] {
+            self.connection
+                .prepare_cached(sql)
+                .tried("forget a node")?
+                .execute([id])
+                .tried("forget a node")?;
+        }
+        Ok(())
+    }
+}
+
+/// What writes the table of containers.
+struct Rows<'a> {
+    insert: CachedStatement<'a>,
+    update: CachedStatement<'a>,
+    replace: CachedStatement<'a>,
+    remove: CachedStatement<'a>,
+}
+
+/// In what is tried.
+const ROWS: &str = "write the table of containers";
+
+const VALUES: &str =
+    "INTO container (id, node, instance, cid, name, runtime, image, namespace, pod,
+     state, epoch, version, seq, updated, line, at)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+
+/// Columns with an index are left alone where they are the same already.
+const UPDATE: &str = "UPDATE container SET runtime = ?6, image = ?7, namespace = ?8, pod = ?9,
+     state = ?10, epoch = ?11, version = ?12, seq = ?13, updated = ?14, line = ?15, at = ?16
+     WHERE id = ?1 AND node = ?2 AND instance = ?3 AND cid = ?4 AND name IS ?5";
+
+impl<'a> Rows<'a> {
+    fn new(connection: &'a Connection) -> Result<Self, StoreError> {
+        let prepare = |sql: &str| connection.prepare_cached(sql).tried(ROWS);
+        Ok(Self {
+            insert: prepare(&format!("INSERT {VALUES}"))?,
+            update: prepare(UPDATE)?,
+            replace: prepare(&format!("INSERT OR REPLACE {VALUES}"))?,
+            remove: prepare("UPDATE container SET state = ?2, updated = ?3 WHERE id = ?1")?,
+        })
+    }
+
+    /// `is_new`: no row has this number yet, nor had one. That is how most come in a storm, and to
+    /// replace nothing takes half of the time that to replace takes.
+    fn put(&mut self, put: &Put, is_new: bool) -> Result<(), StoreError> {
+        let Some(entry) = put.entry else {
+            let removed = number_of(State::Removed);
+            self.remove
+                .execute(params![put.row, removed, signed(put.received)])
+                .tried(ROWS)?;
+            return Ok(());
+        };
+        let Some(columns) = Columns::parse(&put.line) else {
+            return Ok(());
+        };
+        let (line, at) = put.kept(entry.state);
+        let values = params![
+            put.row,
+            put.node,
+            columns.instance,
+            columns.id,
+            columns.name,
+            columns.runtime,
+            columns.image,
+            columns.namespace,
+            columns.pod,
+            number_of(entry.state),
+            entry.epoch,
+            signed(entry.version),
+            signed(entry.seq),
+            signed(put.received),
+            line,
+            at,
+        ];
+        if is_new {
+            self.insert.execute(values).tried(ROWS)?;
+        } else if self.update.execute(values).tried(ROWS)? == 0 {
+            self.replace.execute(values).tried(ROWS)?;
+        }
         Ok(())
     }
 }

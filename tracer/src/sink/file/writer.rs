@@ -104,7 +104,10 @@ impl Writer {
         if std::mem::take(&mut self.told) {
             tracing::warn!(path = %self.path.display(), "can be written again");
         }
-        self.mark.store(piece.last);
+        match &piece.begins {
+            Some(stream) => self.mark.begin_stream(stream),
+            None => self.mark.store(piece.last),
+        }
         let mut queue = self.shared.lock();
         queue.bytes = queue.bytes.saturating_sub(piece.bytes.len());
         queue.written = piece.last;

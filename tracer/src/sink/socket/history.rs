@@ -85,6 +85,15 @@ impl History {
         }
     }
 
+    /// Lets all records go.
+    pub fn clear(&mut self) {
+        if let Some(newest) = self.kept.back() {
+            self.gone = Some((newest.record.time, newest.record.seq));
+        }
+        self.kept.clear();
+        self.bytes = 0;
+    }
+
     /// Where the next record will be.
     #[must_use]
     pub const fn end(&self) -> u64 {

@@ -155,7 +155,29 @@ impl Spool {
         if idle {
             self.shared.wake.notify_all();
         }
-        self.shared.pushed.send_replace(record.seq);
+        let pushed = &self.shared.pushed;
+        pushed.send_modify(|newest| *newest = Place::new(newest.stream(), record.seq));
+    }
+
+    /// Number of the stream that is pushed.
+    #[must_use]
+    pub fn current(&self) -> i64 {
+        self.shared.pushed.borrow().stream()
+    }
+
+    /// Goes on with another stream, whose first record is number 1. Records of the one before that
+    /// the store has are delivered as before; those that wait in memory are given up, and told.
+    pub fn begin_stream(&self, uuid: &str) {
+        let mut inner = self.shared.lock();
+        let begin = Place::new(self.shared.pushed.borrow().stream() + 1, 0);
+        let given_up = inner.queue.begin_stream(begin.stream(), uuid.to_owned());
+        inner.recent.clear();
+        inner.dropped(given_up);
+        // Under the lock: whoever asks for the newest records learns of both or of neither.
+        self.shared.pushed.send_replace(begin);
+        drop(inner);
+        self.shared.metrics.add(Count::SpoolQueueFull, given_up);
+        self.shared.wake.notify_all();
     }
 
     /// Losses to be told, by a `node.gap` that is then pushed like any record.
@@ -235,9 +257,9 @@ impl Spool {
         let mut published = self.shared.published.subscribe();
         let mut inner = self.shared.lock();
         loop {
-            let newest = published.borrow_and_update().newest.seq();
+            let newest = published.borrow_and_update().newest;
             let left = deadline.saturating_duration_since(Instant::now());
-            if newest >= inner.queue.last_seq() {
+            if newest >= *self.shared.pushed.borrow() {
                 return true;
             }
             if left.is_zero() || inner.ended {

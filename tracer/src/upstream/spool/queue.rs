@@ -23,6 +23,8 @@ pub struct Pending {
 /// What there is to do for the store.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Number and UUID of the stream that all of this is about, where it begins with this batch.
+    pub begins: Option<(i64, String)>,
     pub records: VecDeque<Pending>,
     /// Changes whose records found no room, by instance; older than all in `records`.
     pub orphans: BTreeMap<Arc<str>, (Change, Bytes)>,
@@ -40,7 +42,7 @@ impl Batch {
     /// Nothing but acks, if anything.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.records.is_empty() && self.dropped == 0
+        self.records.is_empty() && self.dropped == 0 && self.begins.is_none()
     }
 
     /// Gives up the oldest record, but not what it changed.
@@ -108,6 +110,26 @@ impl Queue {
         self.shrink()
     }
 
+    /// Another stream begins. What the store has not taken of the one before is given up: says how
+    /// many records those are.
+    pub fn begin_stream(&mut self, id: i64, uuid: String) -> u64 {
+        let before = self.take();
+        let given_up = u64::try_from(before.records.len()).unwrap_or(u64::MAX);
+        self.batch = Batch {
+            begins: Some((id, uuid)),
+            dropped: before.dropped.saturating_add(given_up),
+            tells: before.tells
+                + before
+                    .records
+                    .iter()
+                    .map(|record| record.tells)
+                    .sum::<u64>(),
+            acks: before.acks,
+            ..Batch::default()
+        };
+        given_up
+    }
+
     /// An upstream has all up to here.
     pub fn acked(&mut self, upstream: usize, place: Place) {
         let known = self.batch.acks.entry(upstream).or_default();
@@ -131,7 +153,15 @@ impl Queue {
     pub fn put_back(&mut self, mut batch: Batch) -> u64 {
         let newer = std::mem::take(&mut self.batch);
         let before = batch.dropped;
-        if newer.dropped != 0 {
+        if newer.begins.is_some() {
+            // It was of the stream before.
+            let given_up = u64::try_from(batch.records.len()).unwrap_or(u64::MAX);
+            batch.tells += batch.records.iter().map(|record| record.tells).sum::<u64>();
+            batch.dropped += given_up;
+            batch.records.clear();
+            batch.orphans.clear();
+            batch.begins = newer.begins;
+        } else if newer.dropped != 0 {
             // Older than what is gone already.
             while batch.drop_oldest().is_some() {}
         }
@@ -264,5 +294,24 @@ mod tests {
         let kept: Vec<u64> = batch.records.iter().map(|record| record.seq).collect();
         assert_eq!((kept, batch.dropped, batch.last_seq), (vec![2, 3, 4], 1, 4));
         assert_eq!(batch.acks.get(&0), Some(&Place::new(1, 9)));
+    }
+
+    #[test]
+    fn a_new_stream_takes_nothing_of_the_one_before() {
+        let mut queue = Queue::new(3_000, 0);
+        queue.push(pending(1, "a"));
+        let failed = queue.take();
+        queue.push(pending(2, "a"));
+        assert_eq!(queue.begin_stream(2, "t".to_owned()), 1);
+        assert_eq!((queue.last_seq(), queue.work()), (0, Work::Records));
+        queue.push(pending(1, "b"));
+        // What failed meanwhile was of the stream before.
+        assert_eq!(queue.put_back(failed), 1);
+        let batch = queue.take();
+        let kept: Vec<u64> = batch.records.iter().map(|record| record.seq).collect();
+        assert_eq!(batch.begins, Some((2, "t".to_owned())));
+        assert_eq!(kept, [1]);
+        assert_eq!((batch.dropped, batch.last_seq), (2, 1));
+        assert!(batch.orphans.is_empty());
     }
 }

@@ -37,6 +37,11 @@ impl Recent {
         }
     }
 
+    /// Another stream begins.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// The records right after this one, so many or so many bytes at most, but one in any case;
     /// none where the next is not here.
     pub fn after(&self, seq: u64, records: usize, bytes: usize) -> Vec<Bytes> {

@@ -66,14 +66,17 @@ pub(super) fn adopt(db: &Transaction<'_>, uuid: &str) -> rusqlite::Result<i64> {
             db.execute("UPDATE stream SET id = ? WHERE id = ?", [to, id])?;
             Ok(to)
         }
-        None => {
-            db.execute(
-                "INSERT INTO stream (id, uuid, last_seq) VALUES (?, ?, 0)",
-                params![newest + 1, uuid],
-            )?;
-            Ok(newest + 1)
-        }
+        None => begin(db, newest + 1, uuid),
     }
+}
+
+/// Makes a stream known under a number that is higher than that of all others.
+pub(super) fn begin(db: &Transaction<'_>, id: i64, uuid: &str) -> rusqlite::Result<i64> {
+    db.execute(
+        "INSERT INTO stream (id, uuid, last_seq) VALUES (?, ?, 0)",
+        params![id, uuid],
+    )?;
+    Ok(id)
 }
 
 /// Forgets upstreams that are no longer named, and makes the others known.

@@ -59,8 +59,9 @@ pub struct Shared {
     inner: Mutex<Inner>,
     pub(super) wake: Condvar,
     pub(super) published: watch::Sender<Published>,
-    /// Number of the newest record that was pushed.
-    pub(super) pushed: watch::Sender<u64>,
+    /// Of the newest record that was pushed; of the current stream, also where the store has not
+    /// begun that yet.
+    pub(super) pushed: watch::Sender<Place>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -103,7 +104,7 @@ impl Shared {
             }),
             wake: Condvar::new(),
             published,
-            pushed: watch::Sender::new(store.last_seq()),
+            pushed: watch::Sender::new(Place::new(store.stream(), store.last_seq())),
             metrics,
         }
     }
@@ -114,16 +115,20 @@ impl Shared {
         self.published.subscribe()
     }
 
-    /// Number of the newest record that was pushed, and a way to wait for more.
+    /// Place of the newest record that was pushed, and a way to wait for more.
     #[must_use]
-    pub fn pushed(&self) -> watch::Receiver<u64> {
+    pub fn pushed(&self) -> watch::Receiver<Place> {
         self.pushed.subscribe()
     }
 
     /// The newest records, where they begin right after this one.
     #[must_use]
-    pub fn recent(&self, after: u64, records: usize, bytes: usize) -> Vec<Bytes> {
-        self.lock().recent.after(after, records, bytes)
+    pub fn recent(&self, after: Place, records: usize, bytes: usize) -> Vec<Bytes> {
+        let inner = self.lock();
+        if self.pushed.borrow().stream() != after.stream() {
+            return Vec::new();
+        }
+        inner.recent.after(after.seq(), records, bytes)
     }
 
     /// An upstream has all up to a place.

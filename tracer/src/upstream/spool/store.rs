@@ -185,9 +185,15 @@ impl Store {
         let mut state = self.state.clone();
         let mut done = Committed::default();
         let commit = self.db.transaction()?;
+        let mut stream = self.stream;
+        if let Some((id, uuid)) = &batch.begins {
+            stream = rows::begin(&commit, *id, uuid)?;
+            state.last_seq = 0;
+            state.sum = Sum::default();
+        }
         let table = Table {
             db: &commit,
-            stream: self.stream,
+            stream,
         };
         for (change, line) in batch.orphans.values() {
             table.apply(change, line, &mut state.sum)?;
@@ -197,7 +203,7 @@ impl Store {
                 "INSERT OR IGNORE INTO record (place, at_s, line) VALUES (?, ?, ?)",
             )?;
             for record in &batch.records {
-                let place = Place::new(self.stream, record.seq);
+                let place = Place::new(stream, record.seq);
                 insert.execute(params![place.raw(), now_s, record.line.as_ref()])?;
                 state.bytes += rows::weight(record.line.len());
                 state.told += record.tells;
@@ -213,10 +219,11 @@ impl Store {
         rows::acknowledge(&commit, &self.upstreams, batch, &mut state)?;
         done.acked = rows::delete_acked(&commit, &mut state)?;
         done.evicted = rows::evict(&commit, self.bounds, now_s, &mut state)?;
-        let has_old_streams = self.has_old_streams && rows::purge_streams(&commit, self.stream)?;
+        let has_old_streams = (self.has_old_streams || stream != self.stream)
+            && rows::purge_streams(&commit, stream)?;
         commit
             .prepare_cached("UPDATE stream SET last_seq = ? WHERE id = ?")?
-            .execute(params![state.last_seq, self.stream])?;
+            .execute(params![state.last_seq, stream])?;
         commit
             .prepare_cached(
                 "UPDATE spool SET bytes = :bytes, lost = :lost, told = :told, \
@@ -232,6 +239,7 @@ impl Store {
             })?;
         commit.commit()?;
         self.state = state;
+        self.stream = stream;
         self.has_old_streams = has_old_streams;
         if done.acked + done.evicted != 0 {
             self.shrink();
