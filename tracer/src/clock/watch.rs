@@ -4,10 +4,11 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{MissedTickBehavior, interval, timeout},
+    time::timeout,
 };
 
 use super::{BusState, KernelClock, Reading};
+use crate::poll::sleep_at_rest;
 
 /// How often to look without a reason.
 #[derive(Debug, Clone, Copy)]
@@ -99,16 +100,16 @@ async fn follow(
     drop((bus, said));
     // So that the first state is told once, with its source.
     let mut has_bus = !matches!(timeout(BUS_PATIENCE, hears.changed()).await, Ok(Err(_)));
-    let mut poll = interval(polls.kernel);
-    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
     let mut told = None;
     loop {
         tokio::select! {
-            _ = poll.tick() => {}
+            () = sleep_at_rest(pause) => {}
             () = nudged.notified() => {}
             () = changes.closed() => return,
             news = hears.changed(), if has_bus => has_bus = news.is_ok(),
         }
+        pause = polls.kernel;
         let kernel = match kernel() {
             Ok(kernel) => Some(kernel),
             Err(error) => {
