@@ -101,6 +101,12 @@ impl Hierarchies {
         }
     }
 
+    /// Id of the one that containers are told by: the first.
+    #[must_use]
+    pub fn preferred(&self) -> Option<u32> {
+        self.all.first().map(|hierarchy| hierarchy.id)
+    }
+
     /// Which layout this is.
     #[must_use]
     pub fn layout(&self) -> Layout {

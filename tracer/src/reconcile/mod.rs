@@ -4,6 +4,9 @@
 //! read is gone, which is no failure; any other error makes the snapshot incomplete, and an
 //! incomplete one removes nothing from the table.
 //!
+//! A cgroup of another hierarchy with the path of one that was found in the preferred one is its twin
+//! and tells nothing more: it is not read, and no longer watched.
+//!
 //! Before a cgroup's processes are read its tasks are watched, so that one that ends or executes in
 //! between is seen either here or in the ring.
 
@@ -11,10 +14,12 @@ mod proc;
 mod resolve;
 
 use std::{
+    collections::HashSet,
     fs,
     io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,7 +37,7 @@ use crate::{
 pub trait Watch {
     /// Watch the tasks of this cgroup, which lies so deep in its hierarchy.
     fn track(&mut self, cgroup: CgroupKey, level: u32);
-    /// It was gone before its tasks were watched.
+    /// Not any more: it was gone before its tasks were watched, or is a twin.
     fn forget(&mut self, cgroup: CgroupKey);
     /// Follow this process to its end; `landed` if it has executed what it is there for.
     fn follow(&mut self, pid: u32, cgroup: CgroupKey, landed: bool);
@@ -53,6 +58,7 @@ pub fn scan(hierarchies: &Hierarchies, watch: &mut dyn Watch) -> Snapshot {
             complete: true,
             ..Snapshot::default()
         },
+        preferred: HashSet::new(),
     };
     for hierarchy in &hierarchies.all {
         walk.directory(hierarchy, &hierarchy.mount, &mut Vec::new(), false);
@@ -64,6 +70,8 @@ struct Walk<'a> {
     hierarchies: &'a Hierarchies,
     watch: &'a mut dyn Watch,
     snapshot: Snapshot,
+    /// Paths of what was found in the preferred hierarchy.
+    preferred: HashSet<Arc<[u8]>>,
 }
 
 impl Walk<'_> {
@@ -102,6 +110,9 @@ impl Walk<'_> {
         if path.split(|byte| *byte == b'/').count() > MAX_DEPTH {
             return self.failed(directory, &io::Error::other("nested too deep"));
         }
+        if self.preferred.contains(&**path) && self.is_twin(hierarchy, directory) {
+            return self.directory(hierarchy, directory, path, true);
+        }
         let container = inside
             || match identify(path) {
                 Identity::Container(_) => true,
@@ -110,11 +121,27 @@ impl Walk<'_> {
             };
         if container {
             match self.read(hierarchy, directory, path) {
-                Ok(found) => self.snapshot.found.push(found),
+                Ok(found) => {
+                    if Some(hierarchy.id) == self.hierarchies.preferred() {
+                        self.preferred.insert(Arc::clone(&found.path));
+                    }
+                    self.snapshot.found.push(found);
+                }
                 Err(error) => return self.failed(directory, &error),
             }
         }
         self.directory(hierarchy, directory, path, container);
+    }
+
+    /// Lets go of a cgroup whose path was found, if it is of another hierarchy than that.
+    fn is_twin(&mut self, hierarchy: &Hierarchy, directory: &Path) -> bool {
+        let is_twin = Some(hierarchy.id) != self.hierarchies.preferred();
+        // One that is gone meanwhile has nothing to be let go of.
+        if is_twin && let Ok(metadata) = fs::metadata(directory) {
+            self.watch
+                .forget(CgroupKey::new(hierarchy.id, metadata.ino()));
+        }
+        is_twin
     }
 
     fn read(&mut self, hierarchy: &Hierarchy, directory: &Path, path: &[u8]) -> io::Result<Found> {
