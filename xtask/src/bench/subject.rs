@@ -48,16 +48,16 @@ impl Subject {
         command
             .args(["run", "--format", "json", "--socket", "none"])
             .args(flags);
-        Self::start(command, b"\"type\":\"node.synced\"")
+        Self::start(command, "\"type\":\"node.synced\"")
     }
 
     pub fn floor(bench: &Bench) -> Result<Self> {
         let mut command = Command::new(&bench.parts);
         command.arg("floor");
-        Self::start(command, b"\n")
+        Self::start(command, "\n")
     }
 
-    fn start(mut command: Command, ready: &[u8]) -> Result<Self> {
+    fn start(mut command: Command, ready: &str) -> Result<Self> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -69,7 +69,14 @@ impl Subject {
         let mut stdout = child.stdout.take().context("no pipe")?;
         let mut seen = Vec::new();
         let mut buffer = vec![0; 256 << 10];
-        while !seen.windows(ready.len()).any(|window| window == ready) {
+        // What was searched is not searched again: it would count for the one that is measured.
+        let mut searched = 0_usize;
+        loop {
+            let rest = seen.get(searched..).unwrap_or_default();
+            if String::from_utf8_lossy(rest).contains(ready) {
+                break;
+            }
+            searched = seen.len().saturating_sub(ready.len());
             let len = stdout.read(&mut buffer)?;
             if len == 0 {
                 bail!(
