@@ -154,17 +154,23 @@ fn work(connection: &Connection, nudged: &Receiver<()>, done: &AtomicI32) {
 mod tests {
     use super::*;
 
+    /// The writer of a database with a table of blobs.
+    fn writer(path: &Path) -> Connection {
+        let mut writer = Connection::open(path).expect("a database");
+        let other = Connection::open(path).expect("a database");
+        prepare(&mut writer, other).expect("prepared");
+        writer
+            .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
+            .expect("a table");
+        writer
+    }
+
     /// It did nothing once, and nobody noticed: the writer did it all, and stood still meanwhile.
     #[test]
     fn the_other_thread_takes_pages_to_the_database() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("x.db");
-        let mut writer = Connection::open(&path).expect("a database");
-        let other = Connection::open(&path).expect("a database");
-        prepare(&mut writer, other).expect("prepared");
-        writer
-            .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
-            .expect("a table");
+        let writer = writer(&path);
         let size = || path.metadata().map_or(0, |meta| meta.len());
         let before = size();
         // More than a step, less than makes the writer do anything.
@@ -185,12 +191,7 @@ mod tests {
     fn the_log_does_not_grow_for_ever_and_commits_can_be_forced() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("x.db");
-        let mut writer = Connection::open(&path).expect("a database");
-        let other = Connection::open(&path).expect("a database");
-        prepare(&mut writer, other).expect("prepared");
-        writer
-            .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
-            .expect("a table");
+        let writer = writer(&path);
         let log = Log::of(&path).expect("a log");
         let page = vec![b'x'; 256 << 10];
         let mut largest = 0;
