@@ -10,7 +10,10 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
 
 /// Registers a descriptor with the event loop.
 ///
@@ -29,13 +32,15 @@ pub fn poll_for<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>>
 /// that a long one comes into a finer wheel: for a thread that does nothing else, that is most of
 /// what it does.
 pub async fn sleep_at_rest(duration: Duration) {
+    let then = Instant::now() + duration;
     if duration >= LONG
         && let Ok(timer) = timer(duration)
         && timer.readable().await.is_ok()
     {
         return;
     }
-    tokio::time::sleep(duration).await;
+    // Also where there is no descriptor left for a timer.
+    sleep_until(then).await;
 }
 
 /// Not worth three system calls below this.
@@ -57,7 +62,7 @@ fn timer(duration: Duration) -> io::Result<AsyncFd<OwnedFd>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Instant};
+    use std::fs;
 
     use super::*;
 

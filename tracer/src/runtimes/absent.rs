@@ -9,10 +9,14 @@ use std::{
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
 
 use crate::poll::poll_for;
 
@@ -22,6 +26,9 @@ const CHANGES: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::ONLYDIR);
+
+/// Between two readings of what happens there, where nothing of it brought the socket nearer.
+const PACE: Duration = Duration::from_millis(100);
 
 /// A watch for one socket.
 pub(super) struct Absent {
@@ -55,23 +62,33 @@ impl Absent {
 
     /// Waits until the socket is made.
     pub(super) async fn made(mut self) -> io::Result<()> {
-        loop {
-            self.inotify.readable().await?.clear_ready();
-            let mut moved = false;
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
-            while let Ok(event) = reader.next() {
-                let name = event
-                    .file_name()
-                    .map(|name| OsStr::from_bytes(name.to_bytes()));
-                // Without a name it is the directory itself, or events were lost.
-                moved |= event.wd() == self.watch && name.is_none_or(|name| name == self.awaited);
-            }
-            let is_last = self.socket.parent() == Some(&self.watched);
-            if moved && (is_last && self.socket.exists() || self.approach(false)?) {
-                return Ok(());
-            }
+        while !self.changed().await? {
+            // Whoever may write to the directory could keep this thread busy.
+            sleep_until(Instant::now() + PACE).await;
         }
+        Ok(())
+    }
+
+    /// Waits for something to happen where the socket is missing; whether it is there now.
+    async fn changed(&mut self) -> io::Result<bool> {
+        self.inotify.readable().await?.clear_ready();
+        let mut nearer = false;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
+        while let Ok(event) = reader.next() {
+            let name = event
+                .file_name()
+                .map(|name| OsStr::from_bytes(name.to_bytes()));
+            // Without a name it is the directory itself.
+            let is_meant = event.wd() == self.watch && name.is_none_or(|name| name == self.awaited);
+            // Some were lost: nobody knows which.
+            nearer |= is_meant || event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+        }
+        if !nearer {
+            return Ok(false);
+        }
+        let is_last = self.socket.parent() == Some(&self.watched);
+        Ok(is_last && self.socket.exists() || self.approach(false)?)
     }
 
     /// Watches the nearest directory that is there. True if the socket is, unless `stale`.
@@ -93,7 +110,13 @@ impl Absent {
                 Err(rustix::io::Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
-            self.watch = watch;
+            let before = std::mem::replace(&mut self.watch, watch);
+            if before != watch
+                && let Err(error) = inotify::remove_watch(self.inotify.get_ref(), before)
+            {
+                // Gone with its directory; or there was none yet.
+                tracing::trace!(%error, "watch was gone");
+            }
             self.watched = directory.to_owned();
             self.awaited = below.file_name().unwrap_or_default().to_owned();
             // What was made before the watch makes no event.
@@ -110,7 +133,7 @@ impl Absent {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::fs;
 
     use tokio::time::timeout;
 
@@ -160,20 +183,33 @@ mod tests {
         let above = dir.path().join("runtime");
         let socket = above.join("a.sock");
         fs::create_dir(&above).expect("a directory");
-        let absent = Absent::new(&socket, false)
-            .expect("a watch")
-            .expect("absent");
+        let absent = Absent::new(&socket, false).expect("a watch");
+        let mut absent = absent.expect("absent");
         fs::remove_dir(&above).expect("empty");
-        let made = tokio::spawn(absent.made());
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        while absent.watched != dir.path() {
+            assert!(!absent.changed().await.expect("an event"));
+        }
         fs::create_dir(&above).expect("a directory");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        while absent.watched != above {
+            assert!(!absent.changed().await.expect("an event"));
+        }
+        // Not watched any more: what happens there wakes nobody.
+        fs::write(dir.path().join("other"), "").expect("a file");
         fs::write(&socket, "").expect("a file");
-        let made = timeout(SOON, made)
-            .await
-            .expect("in time")
-            .expect("no panic");
+        let made = timeout(SOON, absent.made()).await.expect("in time");
         assert!(made.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_others_make_there_is_not_the_socket() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("a.sock");
+        let absent = Absent::new(&socket, false).expect("a watch");
+        let mut absent = absent.expect("absent");
+        fs::write(dir.path().join("other"), "").expect("a file");
+        assert!(!absent.changed().await.expect("an event"));
+        fs::write(&socket, "").expect("a file");
+        assert!(absent.changed().await.expect("an event"));
     }
 
     #[tokio::test]

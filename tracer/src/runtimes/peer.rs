@@ -156,7 +156,7 @@ impl Peer {
         let is_there = path.exists();
         let pause = jittered(if is_there { pause } else { AT_REST });
         let made = match Absent::new(path, is_there) {
-            Ok(None) => return true,
+            Ok(None) => Ok(()),
             Ok(Some(absent)) => tokio::select! {
                 made = absent.made() => made,
                 () = sleep_at_rest(pause) => return false,
@@ -164,7 +164,12 @@ impl Peer {
             Err(error) => Err(error),
         };
         match made {
-            Ok(()) => true,
+            Ok(()) => {
+                // Until somebody listens on it; and a user who makes sockets all the time, in a
+                // directory of theirs, does not keep this thread busy.
+                sleep(jittered(FIRST_PAUSE)).await;
+                true
+            }
             Err(error) => {
                 self.note(&format!("cannot be waited for: {error}"));
                 sleep(pause.min(LONGEST_PAUSE)).await;
