@@ -6,6 +6,9 @@
 //! So the stream ends, and another begins as in a new process: with what is there now, after a gap
 //! that says since when something may be missing.
 //!
+//! That happens once in a process at most: of a stream that began here no upstream can have more than
+//! was made here, and one that says so is not believed.
+//!
 //! What was told with numbers that were given before stays told at the sinks that have it. Upstreams
 //! that lack records of the old stream get them first; the one that has more of it does not, and
 //! the gap covers them.

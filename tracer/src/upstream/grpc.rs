@@ -163,6 +163,13 @@ impl<'a> Session<'a> {
         let is_current = made.is_some();
         let newest = made.unwrap_or(stream.last_seq);
         if welcome.resume_after > newest && is_current {
+            if !link.is_resumed(stream.id) {
+                // No old copy explains that. Would it be believed, a receiver could have the stream
+                // of all other sinks begun anew as often as it likes.
+                return Err(SessionError::Protocol(
+                    "it claims records of a stream that began here and that nobody made",
+                ));
+            }
             let lost = LostPlace {
                 stream: stream.id,
                 theirs: welcome.resume_after,

@@ -104,6 +104,13 @@ impl Link {
         (pushed.stream() == stream).then(|| pushed.max(self.known).seq())
     }
 
+    /// Whether the stream was begun by a process before this one: only then can there be records of it
+    /// that are not known here.
+    #[must_use]
+    pub fn is_resumed(&self, stream: i64) -> bool {
+        self.known.stream() == stream && self.known.seq() > 0
+    }
+
     /// Waits until the spool has another stream than this for the current one.
     pub async fn another_stream(&self, than: i64) {
         let is_another = |published: &Published| published.newest.stream() != than;

@@ -286,9 +286,13 @@ fn a_stream_that_is_over_goes_first_without_a_goodbye() {
 }
 
 #[test]
-fn a_receiver_that_knows_more_than_was_ever_made_gets_a_new_stream() {
+fn a_receiver_that_knows_more_of_a_resumed_stream_gets_a_new_one() {
     let mut test = Test::new();
-    let mut uplink = test.uplink("s");
+    let resumed = UplinkConfig {
+        known_seq: 2,
+        ..config(test.dir.path(), "s")
+    };
+    let mut uplink = Uplink::start(resumed).expect("an uplink");
     push(&uplink, 1..=3);
     let mut session = test.session();
     test.hello(&mut session);
@@ -319,6 +323,18 @@ fn a_receiver_that_knows_more_than_was_ever_made_gets_a_new_stream() {
     uplink.stop(PATIENCE);
     let uplink = test.uplink("t");
     assert_eq!(uplink.last_seq(), 2);
+}
+
+#[test]
+fn a_receiver_that_claims_records_of_a_stream_that_began_here_is_not_believed() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 40);
+    assert_eq!(test.next(&mut session), None);
+    assert_eq!(*uplink.status.lost_places().borrow(), None);
 }
 
 #[test]
