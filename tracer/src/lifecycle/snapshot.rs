@@ -192,18 +192,20 @@ impl Machine {
 
     fn claim_of(&self, found: &Found, sight: &Sight<'_>) -> Sighting {
         let around = self.around(found);
+        // As for a mkdir: in another hierarchy the container around is known by its path.
+        let outer = around.or_else(|| self.roots_around(&found.path).next());
         match identify(&found.path) {
             identity::Identity::Container(container) if container.root_len == found.path.len() => {
-                Sighting::Container(self.claim_found(container, found, around))
+                Sighting::Container(self.claim_found(container, found, outer))
             }
-            identity::Identity::Container(_) => match around {
+            identity::Identity::Container(_) => match outer {
                 Some(root) if self.is_nested(root, sight) => {
-                    Sighting::Container(self.claim_unknown(found, around))
+                    Sighting::Container(self.claim_unknown(found, outer))
                 }
-                around => around.map_or(Sighting::None, Sighting::Inside),
+                _ => around.map_or(Sighting::None, Sighting::Inside),
             },
             identity::Identity::Unknown => match sight.init() {
-                Some(_) => Sighting::Container(self.claim_unknown(found, around)),
+                Some(_) => Sighting::Container(self.claim_unknown(found, outer)),
                 None => Sighting::Candidate(around),
             },
             identity::Identity::Excluded { .. } | identity::Identity::NotContainer { .. } => {

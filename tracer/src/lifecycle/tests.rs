@@ -825,22 +825,24 @@ fn a_container_with_other_paths_in_other_hierarchies_is_discovered_once() {
 #[test]
 fn a_bare_container_inside_another_is_discovered_too() {
     let outer = docker();
-    let mut inner = found(11, &format!("{outer}/t1"), &[(200, 1, b"sh")]);
-    for process in &mut inner.processes {
-        process.pid_ns_level = 2;
+    // In v1 alone its processes are in the outer one's unified cgroup, and the outer's own in its twin.
+    for hierarchy in [UNIFIED, PIDS] {
+        let mut inner = found(11, &format!("{outer}/t1"), &[(200, 1, b"sh")]);
+        inner.cgroup = CgroupKey::new(hierarchy, 11);
+        for process in &mut inner.processes {
+            process.pid_ns_level = 2;
+        }
+        let mut own = found(12, &format!("{outer}/init.scope"), &[(100, 1, b"sh")]);
+        own.cgroup = CgroupKey::new(hierarchy, 12);
+        let root = found(10, &outer, &[(100, 1, b"sh"), (101, 2, b"sh")]);
+        let mut script = Script::new();
+        script.scan(&snapshot(vec![root, inner, own]), Origin::Snapshot);
+        script.check(&["discovered", "discovered"]);
+        let told = script.events()[1].container.as_ref().expect("one");
+        let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
+        assert_eq!((&*told.identity.id, parents), ("t1", vec![ID]));
+        assert_eq!(told.state, State::Running);
     }
-    let mut script = Script::new();
-    let all = vec![
-        found(10, &outer, &[(100, 1, b"sh")]),
-        inner,
-        found(12, &format!("{outer}/init.scope"), &[(101, 2, b"sh")]),
-    ];
-    script.scan(&snapshot(all), Origin::Snapshot);
-    script.check(&["discovered", "discovered"]);
-    let told = script.events()[1].container.as_ref().expect("one");
-    let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
-    assert_eq!((&*told.identity.id, parents), ("t1", vec![ID]));
-    assert_eq!(told.state, State::Running);
 }
 
 #[test]
