@@ -86,6 +86,9 @@ impl Timedate {
     }
 }
 
+const TIMESYNC: &str = "/org/freedesktop/timesync1";
+const TIMEDATE: &str = "/org/freedesktop/timedate1";
+
 /// A bus of its own, ended with it.
 struct Bus {
     address: String,
@@ -114,6 +117,36 @@ impl Bus {
             _dir: dir,
         })
     }
+
+    /// A double of timesyncd on it.
+    fn timesyncd(&self, runtime: &Runtime) -> Result<Connection> {
+        let service = Builder::address(self.address.as_str())
+            .name("org.freedesktop.timesync1")
+            .serve_at(TIMESYNC, Timesync(0));
+        Ok(runtime.block_on(service.build())?)
+    }
+
+    /// A double of timedated on it.
+    fn timedated(&self, runtime: &Runtime, synchronized: bool) -> Result<Connection> {
+        let service = Builder::address(self.address.as_str())
+            .name("org.freedesktop.timedate1")
+            .serve_at(TIMEDATE, Timedate(synchronized));
+        Ok(runtime.block_on(service.build())?)
+    }
+}
+
+/// What timesyncd does at each answer of its server.
+fn speak(runtime: &Runtime, service: &Connection, message: u64) -> Result<()> {
+    runtime.block_on(async {
+        let server = service.object_server();
+        let there = server.interface::<_, Timesync>(TIMESYNC).await?;
+        let mut timesync = there.get_mut().await;
+        timesync.0 = message;
+        timesync
+            .n_t_p_message_changed(there.signal_emitter())
+            .await?;
+        Ok(())
+    })
 }
 
 fn runtime() -> Result<Runtime> {
@@ -154,12 +187,7 @@ fn a_word_of_timesync1_is_a_reason_to_look_and_no_record_by_itself() -> Result<(
         return need::skip(this_test!(), "dbus-daemon is not installed");
     }
     let (runtime, bus) = (runtime()?, Bus::start()?);
-    let service: Connection = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timesync1")
-            .serve_at("/org/freedesktop/timesync1", Timesync(0))
-            .build(),
-    )?;
+    let service = bus.timesyncd(&runtime)?;
     let own = Kernel::new(Some(kernel(false, 16_000_000)));
     let mut watch = own.watch(&bus.address)?;
     let first = changed(&runtime, &mut watch)?;
@@ -167,27 +195,16 @@ fn a_word_of_timesync1_is_a_reason_to_look_and_no_record_by_itself() -> Result<(
         !first.synchronized && first.source == Source::Timesync1,
         "{first:?}"
     );
-    let speak = |message: u64| {
-        runtime.block_on(async {
-            let server = service.object_server();
-            let there = server
-                .interface::<_, Timesync>("/org/freedesktop/timesync1")
-                .await?;
-            let mut timesync = there.get_mut().await;
-            timesync.0 = message;
-            timesync.n_t_p_message_changed(there.signal_emitter()).await
-        })
-    };
     // Each answer of the server is told by timesyncd; nothing is told by tracer while nothing changed.
     let before = own.asked();
     for message in 1..=3 {
-        speak(message)?;
+        speak(&runtime, &service, message)?;
     }
     wait_until(PATIENCE, "another look", || {
         Ok((own.asked() > before).then_some(()))
     })?;
     own.set(kernel(true, 0));
-    speak(4)?;
+    speak(&runtime, &service, 4)?;
     let next = changed(&runtime, &mut watch)?;
     ensure!(
         next.synchronized && next.source == Source::Timesync1,
@@ -202,12 +219,7 @@ fn where_the_kernel_may_not_be_asked_timedate1_is() -> Result<()> {
         return need::skip(this_test!(), "dbus-daemon is not installed");
     }
     let (runtime, bus) = (runtime()?, Bus::start()?);
-    let _service = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timedate1")
-            .serve_at("/org/freedesktop/timedate1", Timedate(true))
-            .build(),
-    )?;
+    let _service = bus.timedated(&runtime, true)?;
     let mut watch = Kernel::new(None).watch(&bus.address)?;
     let first = changed(&runtime, &mut watch)?;
     ensure!(
@@ -223,12 +235,7 @@ fn a_bus_that_goes_away_takes_only_its_own_word_with_it() -> Result<()> {
         return need::skip(this_test!(), "dbus-daemon is not installed");
     }
     let (runtime, bus) = (runtime()?, Bus::start()?);
-    let _service: Connection = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timesync1")
-            .serve_at("/org/freedesktop/timesync1", Timesync(0))
-            .build(),
-    )?;
+    let _service = bus.timesyncd(&runtime)?;
     let own = Kernel::new(Some(kernel(true, 1_000)));
     let mut watch = own.watch(&bus.address)?;
     let first = changed(&runtime, &mut watch)?;
@@ -259,28 +266,12 @@ fn a_service_that_comes_later_is_heard() -> Result<()> {
     let mut watch = own.watch(&bus.address)?;
     let first = changed(&runtime, &mut watch)?;
     ensure!(first.source == Source::Adjtimex, "{first:?}");
-    let service: Connection = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timesync1")
-            .serve_at("/org/freedesktop/timesync1", Timesync(0))
-            .build(),
-    )?;
+    let service = bus.timesyncd(&runtime)?;
     let mut message = 0;
-    let mut speak = || {
-        message += 1;
-        runtime.block_on(async {
-            let server = service.object_server();
-            let there = server
-                .interface::<_, Timesync>("/org/freedesktop/timesync1")
-                .await?;
-            let mut timesync = there.get_mut().await;
-            timesync.0 = message;
-            timesync.n_t_p_message_changed(there.signal_emitter()).await
-        })
-    };
     // More than once: on a slow machine the bus is heard only after the first state was told.
     let next = wait_until(PATIENCE, "a change", || {
-        speak()?;
+        message += 1;
+        speak(&runtime, &service, message)?;
         let changed = async { timeout(Duration::from_millis(200), watch.changed()).await };
         Ok(runtime.block_on(changed).ok())
     })?;
@@ -294,12 +285,7 @@ fn a_service_that_leaves_is_missed_at_once() -> Result<()> {
         return need::skip(this_test!(), "dbus-daemon is not installed");
     }
     let (runtime, bus) = (runtime()?, Bus::start()?);
-    let service: Connection = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timesync1")
-            .serve_at("/org/freedesktop/timesync1", Timesync(0))
-            .build(),
-    )?;
+    let service = bus.timesyncd(&runtime)?;
     let own = Kernel::new(Some(kernel(true, 1_000)));
     let mut watch = own.watch(&bus.address)?;
     let first = changed(&runtime, &mut watch)?;
@@ -318,12 +304,7 @@ fn what_no_signal_tells_the_poll_finds() -> Result<()> {
         return need::skip(this_test!(), "dbus-daemon is not installed");
     }
     let (runtime, bus) = (runtime()?, Bus::start()?);
-    let service: Connection = runtime.block_on(
-        Builder::address(bus.address.as_str())
-            .name("org.freedesktop.timedate1")
-            .serve_at("/org/freedesktop/timedate1", Timedate(false))
-            .build(),
-    )?;
+    let service = bus.timedated(&runtime, false)?;
     let own = Kernel::new(None);
     let often = Polls {
         bus: Duration::from_millis(300),
@@ -337,9 +318,7 @@ fn what_no_signal_tells_the_poll_finds() -> Result<()> {
     );
     runtime.block_on(async {
         let server = service.object_server();
-        let there = server
-            .interface::<_, Timedate>("/org/freedesktop/timedate1")
-            .await?;
+        let there = server.interface::<_, Timedate>(TIMEDATE).await?;
         there.get_mut().await.0 = true;
         zbus::Result::Ok(())
     })?;
