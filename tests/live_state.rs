@@ -25,7 +25,7 @@ fn stream(record: &Record) -> Option<&str> {
     record.text("id")?.split('/').next()
 }
 
-/// Waits until the file tells this of the container.
+/// Waits until the file tells this of the container, or of anything where `id` is empty.
 fn in_file(tracer: &Mortal, kind: &str, id: &str) -> Result<()> {
     wait_until(DEADLINE, &format!("{kind} of {id} in the file"), || {
         let text = fs::read_to_string(tracer.file()).unwrap_or_default();
@@ -268,7 +268,15 @@ fn after_a_power_failure_a_new_stream_says_what_it_follows() -> Result<()> {
     let mut tracer = Mortal::new(&[])?;
     let stays = RawContainer::docker()?;
     tracer.start_synced()?;
+    in_file(&tracer, "node.synced", "")?;
     tracer.kill()?;
+    // What was written last did not reach the disk.
+    let written = fs::read_to_string(tracer.file())?;
+    let (kept, _) = written
+        .trim_end()
+        .rsplit_once('\n')
+        .context("one line alone")?;
+    fs::write(tracer.file(), format!("{kept}\n"))?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let other = random_uuid()?;
     let journal = tracer.state().join("journal");
@@ -291,6 +299,7 @@ fn after_a_power_failure_a_new_stream_says_what_it_follows() -> Result<()> {
         return Err(anyhow!("{} streams", streams.len()));
     };
     let gap = &after[1];
+    let on_disk = before.last().and_then(|record| record.text("time"));
     let before = stream(&before[0]).context("a stream")?;
     let reason = gap.text("node.reason").unwrap_or_default();
     ensure!(
@@ -301,6 +310,8 @@ fn after_a_power_failure_a_new_stream_says_what_it_follows() -> Result<()> {
         reason.contains(before) && reason.contains("went down"),
         "{reason}"
     );
+    let since = gap.text("node.since");
+    ensure!(since.is_some() && since <= on_disk, "{gap:?}");
     ensure!(gap.text("node.since") < gap.text("node.until"), "{gap:?}");
     ensure!(of(after, stays.id()) == ["container.discovered"]);
     let last: Vec<&str> = after.iter().map(Record::kind).collect();

@@ -17,7 +17,7 @@ use crate::{
     poll::poll_for,
     record::{Host, Kind, Origin},
     recording::{Header, Recorder},
-    sink::{socket::SocketSink, stdout::Reader},
+    sink::{file::FileSink, socket::SocketSink, stdout::Reader},
     state::{Broken, Journal, Left},
     time::{Timestamp, WallOffset, boot_now},
 };
@@ -63,8 +63,10 @@ impl Live {
             Before::GoesOn(left, now) => Some(live.go_on(*left, now, programs)?),
             Before::Broken(Broken { reason, since }) => {
                 live.begin_journal(programs);
+                let file = live.core.outlets.file.as_ref();
+                let had = file.and_then(FileSink::had);
                 Some(Ended::Gap {
-                    since,
+                    since: since.into_iter().chain(had).min(),
                     reason,
                     newest: None,
                 })

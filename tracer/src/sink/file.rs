@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 
 use self::writer::{Writer, open};
 use super::Batch;
-use crate::state::Mark;
+use crate::{state::Mark, time::Timestamp};
 
 /// Lines on their way to the disk.
 #[derive(Debug, Default)]
@@ -71,6 +71,8 @@ pub struct FileSink {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     capacity: usize,
+    /// When the newest event was that the file had on opening, of whatever stream.
+    had: Option<Timestamp>,
     /// Number of the newest record that was taken.
     taken: u64,
     /// Of the newest that was taken before any that was left out and is not told yet.
@@ -87,8 +89,8 @@ impl FileSink {
     ///
     /// Those of opening and reading the file.
     pub fn open(path: &Path, stream: &str, capacity: usize, mark: Mark) -> io::Result<Self> {
-        let (file, last) = open(path, stream)?;
-        let taken = last.unwrap_or(0).max(mark.seq());
+        let (file, last) = open(path)?;
+        let taken = last.seq_of(stream).unwrap_or(0).max(mark.seq());
         let shared = Arc::new(Shared::default());
         shared.lock().written = taken;
         let writer = Writer {
@@ -103,11 +105,19 @@ impl FileSink {
             shared,
             writer: Some(thread.spawn(move || writer.run())?),
             capacity,
+            had: last.time,
             taken,
             kept: taken,
             lost: 0,
             losing: false,
         })
+    }
+
+    /// When the newest event was that the file had on opening. Where the stream of that could not
+    /// go on, the file lacks what came after it.
+    #[must_use]
+    pub const fn had(&self) -> Option<Timestamp> {
+        self.had
     }
 
     /// Takes the lines of records that it has not had yet.

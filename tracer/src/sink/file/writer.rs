@@ -11,7 +11,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{Piece, Shared};
-use crate::state::Mark;
+use crate::{state::Mark, time::Timestamp};
 
 /// How long a full disk is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -178,12 +178,30 @@ fn append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens the file behind its last whole line; says the number in that line if it is of `stream`.
-pub(super) fn open(path: &Path, stream: &str) -> io::Result<(File, Option<u64>)> {
+/// What the last whole line of a file says.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct LastLine {
+    id: String,
+    seq: u64,
+    /// When its event was.
+    #[serde(default)]
+    pub(super) time: Option<Timestamp>,
+}
+
+impl LastLine {
+    /// Its number, if it is of `stream`.
+    pub(super) fn seq_of(&self, stream: &str) -> Option<u64> {
+        let (of, _) = self.id.split_once('/')?;
+        (of == stream).then_some(self.seq)
+    }
+}
+
+/// Opens the file behind its last whole line; says what is in that.
+pub(super) fn open(path: &Path) -> io::Result<(File, LastLine)> {
     let mut file = append(path)?;
     let len = file.metadata()?.len();
     if !file.metadata()?.is_file() || len == 0 {
-        return Ok((file, None));
+        return Ok((file, LastLine::default()));
     }
     let from = len.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;
@@ -200,16 +218,6 @@ pub(super) fn open(path: &Path, stream: &str) -> io::Result<(File, Option<u64>)>
     }
     let lines = tail.get(..whole).unwrap_or_default();
     let last = lines.split(|byte| *byte == b'\n').rev().nth(1);
-    Ok((file, last.and_then(|line| number(line, stream))))
-}
-
-fn number(line: &[u8], stream: &str) -> Option<u64> {
-    #[derive(Deserialize)]
-    struct Numbered<'a> {
-        id: &'a str,
-        seq: u64,
-    }
-    let record: Numbered<'_> = serde_json::from_slice(line).ok()?;
-    let of = record.id.split_once('/')?.0;
-    (of == stream).then_some(record.seq)
+    let last = last.and_then(|line| serde_json::from_slice(line).ok());
+    Ok((file, last.unwrap_or_default()))
 }
