@@ -59,6 +59,9 @@ pub enum Effect {
     Act(Action),
 }
 
+/// Room for more is given back after its entry, which was a scan.
+const SPARE_OUTPUTS: usize = 1024;
+
 /// Number of a stream's first record.
 const FIRST_SEQ: u64 = 1;
 
@@ -173,6 +176,9 @@ impl Engine {
                 Output::Act(action) => Effect::Act(action),
             };
             effect(&self.renderer, caused);
+        }
+        if self.scratch.capacity() > SPARE_OUTPUTS {
+            self.scratch = Vec::new();
         }
     }
 

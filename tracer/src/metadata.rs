@@ -38,10 +38,8 @@ const AGAIN: [Duration; 3] = [
     Duration::from_millis(500),
 ];
 
-/// Questions that wait to be asked again; beyond that they are not.
-const MAX_WAITING: usize = 4096;
-
-/// A question to be asked again, by when and in the order of coming.
+/// A question to be asked again, by when and in the order of coming. Bounded by the containers that were
+/// asked about within the sum of [`AGAIN`], and live.
 type Waiting = BTreeMap<(Instant, u64), (Ask, usize)>;
 
 /// What is asked.
@@ -138,7 +136,7 @@ pub fn serve(
         for problem in &facts.problems {
             tracing::debug!(id = &*ask.id, file = %problem.file.display(), why = ?problem.why, "file not used");
         }
-        let may_wait = facts.retry && !of_call(ask.root) && waiting.len() < MAX_WAITING;
+        let may_wait = facts.retry && !of_call(ask.root);
         let again = AGAIN.get(tries).filter(|_| may_wait);
         let metadata = metadata(&facts);
         if ask.sockets && again.is_none() {

@@ -32,6 +32,7 @@
 
 #[cfg(feature = "upstream")]
 mod anew;
+mod asking;
 mod begin;
 mod core;
 mod doing;
@@ -61,7 +62,7 @@ use self::{
     core::Core,
     losses::Losses,
     outlets::Outlets,
-    wait::{arm, ask_on_a_thread, clock_set_timer, file_has_room, ready, socket_ready, until},
+    wait::{arm, clock_set_timer, file_has_room, ready, socket_ready, until},
 };
 use crate::{
     clock::{Reading, Watch},

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::io::Interest;
 
 use super::{
-    BTreeMap, Core, Live, Losses, Outlets, Parts, ask_on_a_thread, clock_set_timer, core::head,
+    BTreeMap, Core, Live, Losses, Outlets, Parts, asking::Asking, clock_set_timer, core::head,
     outlets::Patience,
 };
 use crate::{
@@ -122,7 +122,7 @@ impl Live {
             },
             None => None,
         };
-        let (questions, answers) = ask_on_a_thread(parts.sources, &parts.runtimes)?;
+        let (asking, answers) = Asking::start(parts.sources, &parts.runtimes)?;
         let socket = match parts.socket {
             Some((bound, history_bytes)) => {
                 Some(SocketSink::new(bound, history_bytes).context("cannot serve the socket")?)
@@ -170,8 +170,7 @@ impl Live {
                     .map(|hierarchy| (hierarchy.id, hierarchy.mount.clone()))
                     .collect(),
                 quiet_drains: 0,
-                questions,
-                unasked: 0,
+                asking,
                 todo: Vec::new(),
                 meanwhile: None,
             },

@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
 use super::{
+    asking::Asking,
     doing::{MAX_TODO, Todo},
     losses::{Losses, Meanwhile},
     outlets::Outlets,
@@ -23,7 +24,6 @@ use crate::{
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
     lifecycle::Metadata,
-    metadata::Question,
     metrics::Count,
     reconcile,
     record::{Clock, Kind, Node},
@@ -45,9 +45,7 @@ pub(super) struct Core {
     pub(super) mounts: BTreeMap<u32, PathBuf>,
     /// Drains in a row that found nothing.
     pub(super) quiet_drains: u32,
-    pub(super) questions: std::sync::mpsc::SyncSender<Question>,
-    /// Questions that found no place in the queue.
-    pub(super) unasked: u64,
+    pub(super) asking: Asking,
     /// What is to be done once the lines have left, in order.
     pub(super) todo: Vec<Todo>,
     /// What the ring told while a scan went on.
@@ -289,13 +287,11 @@ impl Core {
         let Self {
             outlets,
             engine,
-            questions,
+            asking,
             ..
         } = self;
         if let Some(socket) = &mut outlets.socket {
-            socket.turn(engine, |reader, ask| {
-                questions.try_send(Question::Explain(reader, ask)).is_ok()
-            });
+            socket.turn(engine, |reader, ask| asking.explain(reader, ask));
         }
     }
 

@@ -5,7 +5,7 @@ use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
 use super::Core;
-use crate::{kernel::tables::Tables, lifecycle::Action, metadata::Question, reconcile};
+use crate::{kernel::tables::Tables, lifecycle::Action, reconcile};
 
 /// Something to be done once the lines have left.
 pub(super) enum Todo {
@@ -23,13 +23,11 @@ impl Core {
         for todo in std::mem::take(&mut self.todo) {
             match todo {
                 Todo::Act(action) => self.act_on(action)?,
-                Todo::Gone(root) => {
-                    if let Err(error) = self.questions.try_send(Question::Gone(root)) {
-                        tracing::debug!(%error, "not told that a container is gone");
-                    }
-                }
+                Todo::Gone(root) => self.asking.gone(root),
             }
         }
+        let machine = &self.engine.machine;
+        self.asking.catch_up(|root| machine.question(root));
         Ok(())
     }
 
@@ -37,15 +35,7 @@ impl Core {
         let freezers = self.freezers.as_mut().map(AsyncFd::get_mut);
         match (action, freezers) {
             (Action::Forget(cgroup), _) => self.tables.forget(cgroup)?,
-            (Action::Enrich(ask), _) => {
-                if self.questions.try_send(Question::Enrich(*ask)).is_err() {
-                    self.unasked += 1;
-                    tracing::warn!(
-                        unasked = self.unasked,
-                        "metadata not looked for: too many containers at once"
-                    );
-                }
-            }
+            (Action::Enrich(ask), _) => self.asking.enrich(*ask),
             (Action::WatchFreezer { root, path }, Some(freezers)) => freezers.watch(root, &path),
             (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.unwatch(root),
             (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}

@@ -1,55 +1,20 @@
-//! What the loop waits on, beside the ring: descriptors, the wall clock, the metadata thread.
+//! What the loop waits on, beside the ring: descriptors, the wall clock.
 
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use anyhow::Context as _;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    config::Runtimes,
-    enrich::Sources,
-    metadata::{self, Answer, Question},
-    sink::{file::FileSink, socket::SocketSink},
-};
-
-/// Questions about containers that may wait to be asked.
-const MAX_QUESTIONS: usize = 4096;
-
-/// Questions one way, answers the other.
-pub(super) type Asking = (
-    std::sync::mpsc::SyncSender<Question>,
-    mpsc::Receiver<Answer>,
-);
-
-/// Starts the thread that reads what runtimes wrote, and the one that asks runtimes. They end when
-/// either queue has no other end.
-pub(super) fn ask_on_a_thread(sources: Sources, runtimes: &Runtimes) -> anyhow::Result<Asking> {
-    let (questions, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
-    let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
-    let sockets = runtimes.ask_on_a_thread(&answered)?;
-    let (mut sources, runtimes) = (sources, runtimes.clone());
-    std::thread::Builder::new()
-        .name("metadata".to_owned())
-        .spawn(move || {
-            runtimes.configure(&mut sources);
-            metadata::serve(&asked, sources, sockets, |answer| {
-                answered.blocking_send(answer).is_ok()
-            });
-        })
-        .context("cannot start a thread")?;
-    Ok((questions, answers))
-}
+use crate::sink::{file::FileSink, socket::SocketSink};
 
 /// Development only: lines that the programs log.
 #[cfg(feature = "log")]
