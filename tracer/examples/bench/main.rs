@@ -3,8 +3,10 @@
 //! * `floor`: the least that can stand between the kernel and a reader of a pipe; what tracer's
 //!   latency is compared with.
 //! * `recording`: a recording of any length, from a seed.
+//! * `lines`: what the lines of a recording cost by themselves.
 //! * `programs`: what the kernel counted of each loaded program.
 //! * `fleet`: simulated agents, the load of a gateway.
+//! * `touch`: what memory alone makes of an event's cost among many containers.
 //! * `disk`: what a store on this disk can reach at best.
 
 #![forbid(unsafe_code)]
@@ -12,8 +14,10 @@
 mod disk;
 mod fleet;
 mod floor;
+mod lines;
 mod programs;
 mod recording;
+mod touch;
 
 use std::path::PathBuf;
 
@@ -36,6 +40,10 @@ enum Part {
         #[command(flatten)]
         shape: recording::Shape,
     },
+    /// Write the lines of a recording and do nothing else
+    Lines(lines::Lines),
+    /// Visit blocks of memory by chance
+    Touch(touch::Touch),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -45,5 +53,7 @@ fn main() -> anyhow::Result<()> {
         Part::Floor => floor::run(),
         Part::Programs => programs::run(),
         Part::Recording { file, shape } => recording::run(&file, &shape),
+        Part::Lines(lines) => lines::run(&lines),
+        Part::Touch(touch) => touch::run(&touch),
     }
 }

@@ -1,7 +1,8 @@
 //! Cost per event and memory against the number of containers and the depth of cgroups.
 //!
 //! From recordings, so that nothing but tracer is measured: CPU time of a replay per record, and the
-//! memory it had at most.
+//! memory it had at most. Beside it stands what memory alone costs: among many containers whatever is
+//! kept of one is in no cache of the processor.
 
 use std::{
     fs,
@@ -18,6 +19,7 @@ use super::{
     stats::{median, megabytes, ratio},
     subject::{cpu_ns, status},
 };
+use crate::command;
 
 /// How much more an event may cost among the most containers than among the fewest.
 const FLAT: f64 = 1.5;
@@ -48,7 +50,12 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
                 format!("{value} {name}"),
                 format!("{per_event} ns per event = {times:.2}x"),
             )
-            .with_peer(format!("at most {}", megabytes(memory)));
+            .with_peer(if flag == "--containers" {
+                let floor = touch(bench, *value)?;
+                format!("at most {}; memory alone {floor} ns", megabytes(memory))
+            } else {
+                format!("at most {}", megabytes(memory))
+            });
             results.lines.push(if values.last() == Some(value) {
                 line.with_bar(format!("flat: <= {FLAT}x the first"), times <= FLAT)
             } else {
@@ -57,6 +64,14 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What it costs to find one of so many blocks of memory and copy it, in nanoseconds.
+fn touch(bench: &Bench, containers: u64) -> Result<u64> {
+    let mut command = Command::new(&bench.parts);
+    command.args(["touch", "--containers", &containers.to_string()]);
+    let said = command::probe(&mut command).context("cannot touch memory")?;
+    said.trim().parse().context("no number")
 }
 
 /// CPU time per record in nanoseconds, and memory in KiB.

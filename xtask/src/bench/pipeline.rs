@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize;
 
 use super::{
     Bench, Results,
@@ -41,7 +42,10 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
                 format!("replay of {records} records, {name}"),
                 format!("{wall:.2} million/s (best {best:.2})"),
             )
-            .with_peer(format!("{cpu:.2} million per second of CPU"))
+            .with_peer(format!(
+                "{cpu:.2} million per second of CPU; {}",
+                lines_alone(bench, &file)?
+            ))
             .with_bar(format!(">= {BAR} million/s"), wall >= BAR),
         );
         if processes != 0 {
@@ -50,6 +54,23 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
     }
     Ok(())
+}
+
+/// The same lines without anything before them, by a well-kept library.
+fn lines_alone(bench: &Bench, file: &Path) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Found {
+        ps_per_line: u64,
+        bytes: u64,
+    }
+    let mut command = Command::new(&bench.parts);
+    command.arg("lines").arg(file);
+    let said = command::probe(&mut command).context("cannot write lines alone")?;
+    let Found { ps_per_line, bytes } = serde_json::from_str(&said)?;
+    let million = ratio(1_000_000, ps_per_line);
+    Ok(format!(
+        "serde_json alone writes these lines, {bytes} bytes each, at {million:.2} million/s"
+    ))
 }
 
 /// A recording in the bench's directory.
