@@ -167,19 +167,42 @@ fn tells_of(truth: &Journal, container: &str) -> bool {
     })
 }
 
-/// The state directory comes back from a copy that is older than what the gateway has: the numbers
-/// that it goes on with were used before.
 #[test]
 fn a_node_whose_state_is_an_old_copy_begins_a_new_stream() -> Result<()> {
     let _live = live!();
+    an_old_copy(1, &[])
+}
+
+/// Both have more than the copy; the ring has what came after the copy's last process and not what
+/// that of the others read.
+#[test]
+fn an_old_copy_under_pinned_programs_is_told_to_both_upstreams() -> Result<()> {
+    let _live = live!();
+    let pins = PinDir::new()?;
+    an_old_copy(2, &[&pins.flag()])
+}
+
+/// The state directory comes back from a copy that is older than what so many gateways have: the
+/// numbers that it goes on with were used before.
+fn an_old_copy(upstreams: usize, flags: &[&str]) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut gateway = Gateway::new(binary(), directory.path().join("store"), None)?;
-    gateway.start()?;
-    let url = format!("http://{}", gateway.address());
+    let mut gateways = Vec::new();
+    for index in 0..upstreams {
+        let store = directory.path().join(format!("store-{index}"));
+        let mut gateway = Gateway::new(binary(), store, None)?;
+        gateway.start()?;
+        gateways.push(gateway);
+    }
+    let upstreams: Vec<String> = gateways
+        .iter()
+        .map(|gateway| format!("--upstream=http://{}", gateway.address()))
+        .collect();
     // Free again at once, and nobody else is given it that soon.
     let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let metrics = free.to_string();
-    let arguments = ["--upstream", &url, "--node", NODE, "--metrics", &metrics];
+    let mut arguments = vec!["--node", NODE, "--metrics", &metrics];
+    arguments.extend(upstreams.iter().map(String::as_str));
+    arguments.extend(flags);
     let mut tracer = Mortal::new(&arguments)?;
     let stays = RawContainer::docker()?;
     let mut init = stays.spawn(Shape::Joined, &["stay", "0"])?;
@@ -232,14 +255,29 @@ fn a_node_whose_state_is_an_old_copy_begins_a_new_stream() -> Result<()> {
     tracer.stop()?;
     let next = Journal::read(stream_of(&tracer, 1)?, &tracer.file())?;
     ensure!(next.stream != before.stream);
-    // The file's streams are whole; the gateway has both, each record once.
+    // The file's streams are whole; each gateway has both, each record once.
     ensure!(tracer.streams()?.len() == 2);
+    for gateway in &gateways {
+        has_both(gateway, &before, &next).with_context(|| tracer.log())?;
+    }
+    ensure!(tells_of(&next, stays.id()), "what lives is not told again");
+    // The new stream goes on in the next process.
+    tracer.start_synced()?;
+    tracer.stop()?;
+    ensure!(tracer.streams()?.len() == 2, "{}", tracer.log());
+    init.close_stdin();
+    init.finish(DEADLINE)?;
+    stays.remove()
+}
+
+/// A gateway has every record of both streams, and the second one's gap once.
+fn has_both(gateway: &Gateway, before: &Journal, next: &Journal) -> Result<()> {
     let mut last = String::new();
     let agreed = wait_until(DEADLINE, "node and gateway to agree", || {
         let held = gateway.held(NODE)?;
-        let compared = verdict::stream(&held, &before)
-            .and_then(|missing| Ok((missing, verdict::stream(&held, &next)?)))
-            .and_then(|missing| verdict::table(&held, &next).map(|()| missing));
+        let compared = verdict::stream(&held, before)
+            .and_then(|missing| Ok((missing, verdict::stream(&held, next)?)))
+            .and_then(|missing| verdict::table(&held, next).map(|()| missing));
         match compared {
             Ok(missing) => Ok(Some(missing)),
             Err(error) => {
@@ -248,8 +286,7 @@ fn a_node_whose_state_is_an_old_copy_begins_a_new_stream() -> Result<()> {
             }
         }
     });
-    let missing =
-        agreed.with_context(|| format!("{last}\n{}\n{}", tracer.log(), gateway.said()))?;
+    let missing = agreed.with_context(|| format!("{last}\n{}", gateway.said()))?;
     ensure!(missing == (Missing(0), Missing(0)), "{missing:?}");
     let is_told = |record: &serde_json::Value| {
         let reason = record
@@ -260,14 +297,7 @@ fn a_node_whose_state_is_an_old_copy_begins_a_new_stream() -> Result<()> {
     let held = gateway.log()?;
     let told = held.records.get(&next.stream).into_iter().flatten();
     ensure!(told.filter(|(_, record)| is_told(record)).count() == 1);
-    ensure!(tells_of(&next, stays.id()), "what lives is not told again");
-    // The new stream goes on in the next process.
-    tracer.start_synced()?;
-    tracer.stop()?;
-    ensure!(tracer.streams()?.len() == 2, "{}", tracer.log());
-    init.close_stdin();
-    init.finish(DEADLINE)?;
-    stays.remove()
+    Ok(())
 }
 
 /// Name of the stream with this place in the file.
