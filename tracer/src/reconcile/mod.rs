@@ -182,11 +182,12 @@ impl Walk<'_> {
         let mut populated = None;
         let mut frozen = false;
         if hierarchy.id == 0 {
-            let events = fs::read_to_string(directory.join("cgroup.events")).unwrap_or_default();
-            for line in events.lines() {
-                match line.split_once(' ') {
-                    Some(("populated", value)) => populated = Some(value != "0"),
-                    Some(("frozen", value)) => frozen = value != "0",
+            let events = proc::read(&directory.join("cgroup.events")).unwrap_or_default();
+            for line in events.split(|byte| *byte == b'\n') {
+                match line {
+                    b"populated 0" => populated = Some(false),
+                    b"populated 1" => populated = Some(true),
+                    b"frozen 1" => frozen = true,
                     _ => {}
                 }
             }
@@ -228,7 +229,7 @@ fn holds_bare(directory: &Path) -> bool {
 ///
 /// Those of reading `freezer.state`.
 pub fn read_freezer(freezer: &Hierarchy, path: &[u8]) -> io::Result<Option<bool>> {
-    let state = fs::read(freezer_file(freezer, path))?;
+    let state = proc::read(&freezer_file(freezer, path))?;
     Ok(match state.trim_ascii() {
         b"FROZEN" => Some(true),
         b"THAWED" => Some(false),
@@ -254,8 +255,13 @@ fn is_gone(error: &io::Error) -> bool {
         )
 }
 
+/// Most cgroups have none, which their count of links tells: cgroupfs (kernfs) counts two and one for
+/// each subdirectory.
 fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
+    if fs::metadata(directory)?.nlink() == 2 {
+        return Ok(names);
+    }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

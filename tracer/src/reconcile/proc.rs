@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
+    path::Path,
 };
 
 use crate::lifecycle::FoundProcess;
@@ -19,7 +20,7 @@ pub(super) struct Seen {
     pub pid_ns_level: u32,
     pub start_ns: u64,
     pub comm: Box<[u8]>,
-    /// Its pid namespace or its mount namespace is not its parent's.
+    /// It is the first of its pid namespace, or that or its mount namespace is not its parent's.
     pub entered: bool,
 }
 
@@ -35,14 +36,15 @@ impl Seen {
 ///
 /// Those of reading; a process that is gone is `NotFound` or `ESRCH`.
 pub(super) fn process(pid: u32) -> io::Result<Seen> {
-    let stat = read(&format!("/proc/{pid}/stat"))?;
-    let status = read(&format!("/proc/{pid}/status"))?;
+    let stat = read(Path::new(&format!("/proc/{pid}/stat")))?;
+    let status = read(Path::new(&format!("/proc/{pid}/status")))?;
     let stat = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let (vpid, pid_ns_level) = parse_nspid(&status).unwrap_or((pid, 0));
-    let entered = ["pid", "mnt"].into_iter().any(|kind| {
+    let differs = |kind| {
         let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
         namespace(pid) != namespace(stat.parent_pid)
-    });
+    };
+    let entered = vpid == 1 || differs("pid") || differs("mnt");
     Ok(Seen {
         pid,
         vpid,
@@ -54,11 +56,31 @@ pub(super) fn process(pid: u32) -> io::Result<Seen> {
     })
 }
 
-/// A file of `/proc`, which says that it is empty: with room for all of it from the beginning, it is
-/// read at once.
-fn read(path: &str) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(4096);
-    File::open(path)?.read_to_end(&mut text)?;
+/// Reads a file that the kernel makes as one piece (its `single_open`): in `/proc`, or of values in
+/// cgroupfs. A read that leaves room has had all of it, so that most take one.
+///
+/// # Errors
+///
+/// Those of opening and reading.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut text = vec![0; 4096];
+    let mut filled = 0;
+    while let Some(room) = text.get_mut(filled..) {
+        match file.read(room) {
+            Ok(len) if len < room.len() => {
+                filled += len;
+                break;
+            }
+            Ok(len) => {
+                filled += len;
+                text.resize(2 * filled, 0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(filled);
     Ok(text)
 }
 
@@ -126,6 +148,17 @@ mod tests {
         );
         assert_eq!(parse_nspid(b"NSpid:\t4711\n"), Some((4711, 0)));
         assert_eq!(parse_nspid(b"Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_file_is_read_whole() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        for len in [0, 100, 4095, 4096, 4097, 8192, 20_000] {
+            let text = vec![b'x'; len];
+            fs::write(&path, &text).expect("a file");
+            assert_eq!(read(&path).expect("the file"), text);
+        }
     }
 
     #[test]
