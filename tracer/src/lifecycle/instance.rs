@@ -162,8 +162,8 @@ pub struct Instance {
     pub(super) candidate: Option<Member>,
     pub(super) init: Option<Member>,
     pub(super) init_oom: bool,
-    /// The cgroup in which init landed, where it is one inside the root: a runtime that puts its
-    /// container there freezes it there.
+    /// The cgroup in which init landed or was found, where it is one inside the root: a runtime that
+    /// puts its container there freezes it there.
     pub(super) home: Option<CgroupKey>,
     /// Exec sessions by pid.
     pub(super) sessions: BTreeMap<u32, Member>,

@@ -76,6 +76,8 @@ struct LeftOut<'a> {
 /// What a scan tells of one container.
 struct Sight<'a> {
     root: &'a Found,
+    /// Those inside.
+    inside: &'a [Found],
     /// All processes in it, cgroups inside included.
     processes: Vec<&'a FoundProcess>,
 }
@@ -94,8 +96,11 @@ impl Machine {
             if snapshot.born.contains(&found.cgroup) || left_out.has_twin(found) {
                 continue;
             }
-            if snapshot.touched.contains(&found.cgroup)
-                && self.instances.contains_key(&found.cgroup)
+            if let Some(instance) = self.instances.get(&found.cgroup)
+                && [Some(found.cgroup), instance.home]
+                    .into_iter()
+                    .flatten()
+                    .any(|cgroup| snapshot.touched.contains(&cgroup))
             {
                 seen.insert(found.cgroup);
                 continue;
@@ -276,22 +281,7 @@ impl Machine {
             told.push(Kind::Started);
         }
         if instance.is_alive() {
-            let alive = instance.init.is_some_and(|member| {
-                let mut processes = sight.processes.iter();
-                processes.any(|process| member.is_found(process.pid, process.start_ns))
-            });
-            if !alive {
-                instance.end = Some(End::Exited);
-                instance.frozen = false;
-                told.push(Kind::Exited);
-            } else if instance.frozen != sight.root.frozen {
-                instance.frozen = sight.root.frozen;
-                told.push(if instance.frozen {
-                    Kind::Paused
-                } else {
-                    Kind::Resumed
-                });
-            }
+            told.extend(instance.compare_init(sight));
         }
         instance.populated = sight.root.populated;
         if populated && !sight.root.populated {
@@ -351,15 +341,19 @@ enum Sighting {
 impl<'a> Sight<'a> {
     /// `after` are the cgroups found after `root`; those inside follow it directly.
     fn of(root: &'a Found, after: &'a [Found]) -> Self {
-        let inside = after.iter().take_while(|other| {
+        let is_inside = |other: &Found| {
             other.cgroup.hierarchy == root.cgroup.hierarchy
                 && other
                     .path
                     .strip_prefix(&*root.path)
                     .is_some_and(|rest| rest.first() == Some(&b'/'))
-        });
+        };
+        let outside = after.iter().position(|other| !is_inside(other));
+        let inside = after.get(..outside.unwrap_or(after.len()));
+        let inside = inside.unwrap_or_default();
         Self {
             root,
+            inside,
             processes: [root]
                 .into_iter()
                 .chain(inside)
@@ -374,6 +368,14 @@ impl<'a> Sight<'a> {
         let own = self.processes.iter().copied();
         own.filter(|process| process.is_first())
             .min_by_key(|process| (process.pid_ns_level, process.start_ns))
+    }
+
+    /// The cgroup inside in which a process is.
+    fn place_inside(&self, process: &FoundProcess) -> Option<&'a Found> {
+        self.inside.iter().find(|found| {
+            let mut processes = found.processes.iter();
+            processes.any(|other| other.key() == process.key())
+        })
     }
 
     fn oldest_entered(&self) -> Option<&'a FoundProcess> {
@@ -418,7 +420,7 @@ impl Instance {
             }
             Some(init) => {
                 self.adopt_init(init);
-                self.frozen = sight.root.frozen;
+                self.adopt_place(sight, init);
                 for process in sight.entered().filter(|p| p.pid != init.pid) {
                     self.sessions.insert(process.pid, process.member());
                 }
@@ -427,6 +429,26 @@ impl Instance {
             // long. Should it be filled all the same, its start is told.
             None if sight.root.fresh => {}
             None => self.end = Some(End::Exited),
+        }
+    }
+
+    /// What became of init since.
+    fn compare_init(&mut self, sight: &Sight<'_>) -> Option<Kind> {
+        let init = self.init.and_then(|member| {
+            let mut processes = sight.processes.iter();
+            processes.find(|process| member.is_found(process.pid, process.start_ns))
+        });
+        let Some(init) = init else {
+            self.end = Some(End::Exited);
+            self.frozen = false;
+            return Some(Kind::Exited);
+        };
+        let was_frozen = self.frozen;
+        self.adopt_place(sight, init);
+        match (was_frozen, self.frozen) {
+            (false, true) => Some(Kind::Paused),
+            (true, false) => Some(Kind::Resumed),
+            _ => None,
         }
     }
 
@@ -453,6 +475,14 @@ impl Instance {
             }
         }
         changes
+    }
+
+    /// Where init is, and whether it is frozen there: a runtime that puts its container into a cgroup
+    /// inside freezes that one alone.
+    fn adopt_place(&mut self, sight: &Sight<'_>, init: &FoundProcess) {
+        let inside = sight.place_inside(init);
+        self.home = inside.map(|found| found.cgroup);
+        self.frozen = sight.root.frozen || inside.is_some_and(|found| found.frozen);
     }
 
     /// Gives what was waited for.

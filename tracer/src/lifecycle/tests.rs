@@ -247,6 +247,7 @@ fn hold_invariants(events: &[&Event], first_seq: u64) {
                 assert_eq!(version, event.seq, "{instance}: {:?}", event.kind);
             }
             match event.kind {
+                Kind::Discovered => frozen = subject.state == State::Paused,
                 Kind::Paused => assert!(!std::mem::replace(&mut frozen, true), "paused twice"),
                 Kind::Resumed => assert!(std::mem::take(&mut frozen), "resumed twice"),
                 _ => {}
@@ -810,6 +811,51 @@ fn what_ran_before_is_discovered_in_its_state() {
         let subject = script.events()[0].container.clone().expect("one");
         assert_eq!(subject.state, state);
     }
+}
+
+/// crun with systemd: the scope is empty, and what it pauses is the cgroup inside.
+fn crun_of_systemd(frozen: bool) -> Vec<Found> {
+    let scope = format!("/machine.slice/libpod-{ID}.scope");
+    let mut root = found(10, &scope, &[]);
+    root.populated = true;
+    let mut inner = found(11, &format!("{scope}/container"), &[(100, 1, b"sh")]);
+    inner.frozen = frozen;
+    vec![root, inner]
+}
+
+#[test]
+fn a_container_that_is_paused_inside_its_scope_is_discovered_so() {
+    for (frozen, state) in [(true, State::Paused), (false, State::Running)] {
+        let mut script = Script::new();
+        script.scan(&snapshot(crun_of_systemd(frozen)), Origin::Snapshot);
+        let subject = script.events()[0].container.clone().expect("one");
+        assert_eq!(subject.state, state);
+        script.frozen(11, !frozen).frozen(11, frozen);
+        script.check(&if frozen {
+            ["discovered", "resumed", "paused"]
+        } else {
+            ["discovered", "paused", "resumed"]
+        });
+    }
+}
+
+#[test]
+fn a_repair_knows_of_a_pause_inside_the_scope() {
+    let mut script = Script::new();
+    script.scan(&snapshot(crun_of_systemd(false)), Origin::Snapshot);
+    let mut overtaken = snapshot(crun_of_systemd(true));
+    overtaken.touched.insert(CgroupKey::new(UNIFIED, 11));
+    script.scan(&overtaken, Origin::Reconcile);
+    script.check(&["discovered"]);
+    script.scan(&snapshot(crun_of_systemd(true)), Origin::Reconcile);
+    script.scan(&snapshot(crun_of_systemd(true)), Origin::Reconcile);
+    script.check(&["discovered", "paused"]);
+    script.scan(&snapshot(crun_of_systemd(false)), Origin::Reconcile);
+    script.check(&["discovered", "paused", "resumed"]);
+    let mut gone = crun_of_systemd(true);
+    gone[1].processes.clear();
+    script.scan(&snapshot(gone), Origin::Reconcile);
+    script.check(&["discovered", "paused", "resumed", "exited"]);
 }
 
 #[test]
