@@ -1,89 +1,20 @@
 //! Who a container is, told with `container.started`; and what sockets add, over the death and
-//! return of the daemons behind them.
-//!
-//! `TRACER_ENRICHED=200` measures with so many containers of each runtime; the figures are on
-//! standard error.
+//! return of the daemons behind them. Podman, which has no daemon, is in `live_podman`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use tracer_tests::command::Running;
+use tracer_tests::facts::{all, count, known_later, share, told};
 use tracer_tests::raw::random_uuid;
 use tracer_tests::runtimes::cri::{Cri, PidMode, Pod};
-use tracer_tests::runtimes::{Containerd, Docker, Podman, Runc, Spec};
-use tracer_tests::tracer::latency;
+use tracer_tests::runtimes::{Containerd, Docker, Runc, Spec};
 use tracer_tests::wait::DEADLINE;
 use tracer_tests::{
     Context, Record, Result, Step, Tracer, created, emptied, ensure, exited, image, live, removed,
     started,
 };
-
-/// Containers that start at the same time.
-const AT_ONCE: usize = 8;
-
-fn count() -> usize {
-    let given = std::env::var("TRACER_ENRICHED").ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(8)
-}
-
-/// What must be known of each container when it starts.
-fn share(tracer: &mut Tracer, runtime: &str, ids: &[String], facts: &[&str]) -> Result<()> {
-    let mut whole = 0;
-    let mut lacking = Vec::new();
-    for id in ids {
-        let start = tracer.expect_of(id, "container.started", 1)?;
-        let missing: Vec<&str> = facts
-            .iter()
-            .filter(|fact| start.at(fact).is_none())
-            .copied()
-            .collect();
-        if start.text("enrichment") == Some("full") && missing.is_empty() {
-            whole += 1;
-        } else {
-            lacking.push(format!("{id}: {missing:?} {start:?}"));
-        }
-    }
-    let created = ids.iter().filter(|id| {
-        let life = tracer.life(id);
-        let first = life.first();
-        first.is_some_and(|record| record.text("enrichment") == Some("full"))
-    });
-    let line = format!(
-        "{runtime}: {whole} of {} started in full, {} created in full\n",
-        ids.len(),
-        created.count()
-    );
-    std::io::stderr().write_all(line.as_bytes())?;
-    ensure!(
-        whole == ids.len(),
-        tracer.failure(&format!("{line}{}", lacking.join("\n")))
-    );
-    Ok(())
-}
-
-/// Runs what is to be started, some at once.
-fn all<T>(items: &[T], start: impl Fn(&T) -> Result<Running>) -> Result<()> {
-    for some in items.chunks(AT_ONCE) {
-        let running: Vec<Running> = some.iter().map(&start).collect::<Result<_>>()?;
-        for one in running {
-            one.finish(DEADLINE * 2)?.ended(0)?;
-        }
-    }
-    Ok(())
-}
-
-fn told(records: &[Record], runtime: &str) -> Result<()> {
-    let told = latency(records)?;
-    let line = format!(
-        "{runtime}: emit latency median {} us, p99 {} us\n",
-        told.median_ns / 1000,
-        told.p99_ns / 1000
-    );
-    std::io::stderr().write_all(line.as_bytes())?;
-    Ok(())
-}
 
 #[test]
 fn docker_containers_start_with_all_that_is_known() -> Result<()> {
@@ -106,25 +37,6 @@ fn docker_containers_start_with_all_that_is_known() -> Result<()> {
     ];
     share(&mut tracer, "docker", &ids, &facts)?;
     told(&tracer.stop()?, "docker")
-}
-
-#[test]
-fn podman_containers_start_with_all_that_files_know() -> Result<()> {
-    let _live = live!("podman", "runc");
-    let podman = Podman::shared()?;
-    let containers: Vec<_> = (0..count())
-        .map(|_| podman.create(&["--label=app=shop"], &["/bin/true"]))
-        .collect::<Result<_>>()?;
-    let mut tracer = Tracer::start(&[])?;
-    all(&containers, |one| podman.spawn(&["start", one.id()]))?;
-    let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
-    let facts = [
-        "container.name",
-        "container.image.name",
-        "container.created",
-    ];
-    share(&mut tracer, "podman", &ids, &facts)?;
-    told(&tracer.stop()?, "podman")
 }
 
 #[test]
@@ -294,37 +206,6 @@ fn no_record_waits_for_metadata() -> Result<()> {
         std::io::stderr().write_all(line.as_bytes())?;
         ensure!(with[0] <= without[0] * 2 + noise_ns, "{line}");
     }
-    Ok(())
-}
-
-/// Waits until a record of this container has the fact.
-fn known_later(tracer: &mut Tracer, id: &str, fact: &str) -> Result<Record> {
-    tracer
-        .expect(&format!("{fact} of {id}"), |record| {
-            record.container() == Some(id) && record.at(fact).is_some()
-        })
-        .map_err(|error| {
-            let life: Vec<_> = tracer.life(id).into_iter().cloned().collect();
-            error.context(format!("{life:?}"))
-        })
-}
-
-#[test]
-fn podmans_labels_come_from_its_socket() -> Result<()> {
-    let _live = live!("podman", "runc");
-    let podman = Podman::shared()?;
-    let mut tracer = Tracer::start(&["--log=tracer=debug"])?;
-    // Started before anybody listens: asked again until somebody does.
-    let before = podman.create(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
-    before.act(&["start"])?;
-    tracer.expect_of(before.id(), "container.started", 1)?;
-    let _service = podman.service()?;
-    let after = podman.create(&["--label=app=shop"], &["/bin/sleep", "1000"])?;
-    after.act(&["start"])?;
-    for one in [&after, &before] {
-        known_later(&mut tracer, one.id(), "container.label.app")?;
-    }
-    tracer.stop()?;
     Ok(())
 }
 

@@ -4,7 +4,6 @@
 //! daemon and no network. `TRACER_CGROUP_DRIVER=systemd` lets systemd make the cgroups.
 
 use std::cell::Cell;
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,10 +45,6 @@ struct Container<'a> {
     cgroup: String,
 }
 
-fn is_systemd() -> bool {
-    env::var_os("TRACER_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
-}
-
 impl Runtime {
     fn new(program: &'static str) -> Result<Self> {
         let prepared = Prepared::new(program)?;
@@ -68,7 +63,7 @@ impl Runtime {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(self.program);
         command.arg("--root").arg(self.dir().join("state"));
-        if is_systemd() {
+        if cgroup::is_systemds() {
             command.arg("--systemd-cgroup");
         }
         command.arg(verb).stdin(Stdio::null());
@@ -79,7 +74,7 @@ impl Runtime {
     fn container(&self, spec: Spec) -> Result<Container<'_>> {
         self.made.set(self.made.get() + 1);
         let id = random_id()?;
-        let (asked, cgroup) = if is_systemd() {
+        let (asked, cgroup) = if cgroup::is_systemds() {
             (
                 format!("system.slice:docker:{id}"),
                 format!("/system.slice/docker-{id}.scope"),

@@ -1,5 +1,6 @@
 //! The mounted cgroup hierarchies.
 
+use std::env;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,18 @@ impl Hierarchy {
     pub fn dir(&self, path: &str) -> PathBuf {
         self.mount.join(path.trim_start_matches('/'))
     }
+}
+
+/// Whether cgroup v2 is all there is.
+pub fn is_unified() -> Result<bool> {
+    let found = hierarchies()?;
+    Ok(found.iter().all(|one| one.kind == Kind::Unified))
+}
+
+/// Whether runtimes are to let systemd make the cgroups: `TRACER_CGROUP_DRIVER=systemd`.
+#[must_use]
+pub fn is_systemds() -> bool {
+    env::var_os("TRACER_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
 }
 
 /// All hierarchies in the order in which runc fills them: cpuset first, the unified one last.

@@ -27,6 +27,7 @@ pub mod cgroup;
 pub mod check;
 pub mod command;
 pub mod disk;
+pub mod facts;
 pub mod image;
 pub mod janitor;
 pub mod life;

@@ -97,7 +97,7 @@ pub fn on_path(program: &str) -> bool {
 /// [`live`] for the test function it stands in; returns from it where the test cannot run.
 #[macro_export]
 macro_rules! live {
-    ($($program:literal),* $(,)?) => {{
+    ($($program:expr),* $(,)?) => {{
         match $crate::need::live($crate::this_test!(), &[$($program),*])? {
             Some(live) => live,
             None => return Ok(()),

@@ -1,22 +1,32 @@
 //! Podman with storage and configuration of our own.
+//!
+//! | hierarchies | low-level runtime | cgroups |
+//! | --- | --- | --- |
+//! | v2 alone | crun, Podman's own choice | by Podman, or with `TRACER_CGROUP_DRIVER=systemd` by systemd |
+//! | with v1 | runc, because crun refuses those that have both | by Podman |
 
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::fs::statfs;
 
+use crate::cgroup;
 use crate::command::{self, Done, Running, run, run_ok};
 use crate::image;
 use crate::janitor::{Janitor, Prepared};
 use crate::raw::random_id;
+use crate::tracer::Tracer;
 use crate::wait::{DEADLINE, wait_until};
 
 /// See the module's description.
 #[derive(Debug)]
 pub struct Podman {
     janitor: Janitor,
+    options: Vec<String>,
 }
 
 impl Podman {
@@ -29,18 +39,20 @@ impl Podman {
     fn start() -> Result<Self> {
         let prepared = Prepared::new("podman")?;
         let dir = prepared.dir().display().to_string();
-        fs::write(prepared.dir().join("containers.conf"), containers_conf())
+        fs::write(prepared.dir().join("containers.conf"), containers_conf()?)
             .context("write podman's configuration")?;
         let tar = image::rootfs_tar(prepared.dir())?;
+        let options = options(prepared.dir())?;
         let janitor = prepared
             .cleanup(format!(
                 "export CONTAINERS_CONF={dir}/containers.conf; \
-                 p='podman --root {dir}/root --runroot {dir}/run --tmpdir {dir}/tmp'; \
+                 p='podman {}'; \
                  $p pod rm --all --force --time 0; $p rm --all --force --time 0; \
-                 umount {dir}/root/overlay"
+                 umount {dir}/root/overlay",
+                options.join(" ")
             ))
             .start()?;
-        let podman = Self { janitor };
+        let podman = Self { janitor, options };
         // A pod's infra container runs the image's own command.
         podman.ok(&[
             "import",
@@ -98,17 +110,17 @@ impl Podman {
     /// `podman`, with this storage.
     #[must_use]
     pub fn command(&self) -> Command {
-        let dir = self.janitor.dir();
         let mut command = Command::new("podman");
-        for (flag, below) in [
-            ("--root", "root"),
-            ("--runroot", "run"),
-            ("--tmpdir", "tmp"),
-        ] {
-            command.arg(flag).arg(dir.join(below));
-        }
         command
-            .env("CONTAINERS_CONF", dir.join("containers.conf"))
+            .args(&self.options)
+            .env(
+                "CONTAINERS_CONF",
+                self.janitor.dir().join("containers.conf"),
+            )
+            // Where conmon leaves a file `oom`.
+            .current_dir(self.janitor.dir())
+            // Where a service of systemd runs the tests, it would leave conmon in that one's cgroup.
+            .env_remove("INVOCATION_ID")
             .stdin(Stdio::null());
         command
     }
@@ -149,21 +161,85 @@ impl Drop for Container<'_> {
     }
 }
 
-/// runc, because crun refuses hybrid cgroups; limits that need no capability to set; no network.
-fn containers_conf() -> String {
-    format!(
+/// No other cgroup of Podman's (conmon, a pod, their parent) was taken for a container.
+pub fn only(tracer: &Tracer, ids: &[&str]) -> Result<()> {
+    for record in tracer.records() {
+        let begins = record.is("container.created") || record.is("container.discovered");
+        let podmans = record
+            .text("cgroup.path")
+            .is_some_and(|path| path.contains("libpod"));
+        let known = record.container().is_some_and(|id| ids.contains(&id));
+        ensure!(
+            !(begins && podmans) || known,
+            "a container that nobody made: {record:?}"
+        );
+    }
+    Ok(())
+}
+
+/// The low-level runtime that Podman is told to use.
+pub fn runtime() -> Result<&'static str> {
+    Ok(if cgroup::is_unified()? {
+        "crun"
+    } else {
+        "runc"
+    })
+}
+
+/// Path of a container's cgroup below the root of each hierarchy.
+#[must_use]
+pub fn cgroup(id: &str, pod: Option<&str>) -> String {
+    match (cgroup::is_systemds(), pod) {
+        (true, None) => format!("/machine.slice/libpod-{id}.scope"),
+        (true, Some(pod)) => {
+            format!("/machine.slice/machine-libpod_pod_{pod}.slice/libpod-{id}.scope")
+        }
+        (false, None) => format!("/libpod_parent/libpod-{id}"),
+        (false, Some(pod)) => format!("/libpod_parent/{pod}/libpod-{id}"),
+    }
+}
+
+/// Where Podman keeps its own below `dir`, and how: its overlays cannot lie on a tmpfs.
+fn options(dir: &Path) -> Result<Vec<String>> {
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let shown = dir.display();
+    let mut options: Vec<String> = [("root", "root"), ("runroot", "run"), ("tmpdir", "tmp")]
+        .into_iter()
+        .map(|(option, below)| format!("--{option}={shown}/{below}"))
+        .collect();
+    let disk = statfs(dir).with_context(|| format!("look at the file system of {shown}"))?;
+    if disk.f_type == TMPFS_MAGIC {
+        options.push("--storage-driver=vfs".to_owned());
+    }
+    Ok(options)
+}
+
+/// Limits that need no capability to set; no network.
+fn containers_conf() -> Result<String> {
+    Ok(format!(
         r#"[containers]
-cgroupns = "host"
+cgroupns = "{cgroupns}"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 log_driver = "k8s-file"
 netns = "none"
 
 [engine]
-cgroup_manager = "cgroupfs"
+cgroup_manager = "{manager}"
 events_logger = "file"
 infra_image = "{image}"
-runtime = "runc"
+runtime = "{runtime}"
 "#,
-        image = image::NAME
-    )
+        cgroupns = if cgroup::is_unified()? {
+            "private"
+        } else {
+            "host"
+        },
+        manager = if cgroup::is_systemds() {
+            "systemd"
+        } else {
+            "cgroupfs"
+        },
+        image = image::NAME,
+        runtime = runtime()?,
+    ))
 }
