@@ -7,7 +7,7 @@ export PATH=/bin
 mkdir -p /proc /new
 mount -t proc proc /proc
 mount -t tmpfs -o size=75%,mode=755 root /new
-mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/root
+mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/root /new/var/tmp
 for dir in bin sbin lib lib64 usr etc tests guest; do
     [ -e "/$dir" ] && cp -a "/$dir" /new/
 done

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The guest has no disk and no network; it holds this build of tracer, the test programs, runc and
-//! crun. QEMU emulates the processor, so it runs on any `x86_64` machine, also inside another guest.
+//! crun, and where systemd runs also podman. QEMU emulates the processor, so it runs on any `x86_64`
+//! machine, also inside another guest.
 
 mod cpio;
 mod guest;
@@ -38,7 +39,7 @@ use crate::{
         series::{self, Series},
         store::{self, Kernel},
     },
-    packages::Policy,
+    packages::{self, Package, Policy},
     say,
     test::{
         count::{Log, Skip},
@@ -68,6 +69,33 @@ impl fmt::Display for Layout {
             Self::Hybrid => "hybrid",
             Self::Systemd => "systemd",
         })
+    }
+}
+
+/// A guest's first process, and with it all that is in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Init {
+    /// `tests/vm/run.sh` itself
+    Run,
+    Systemd,
+}
+
+impl Layout {
+    fn init(self) -> Init {
+        match self {
+            Self::V2 | Self::V1 | Self::Hybrid => Init::Run,
+            Self::Systemd => Init::Systemd,
+        }
+    }
+}
+
+impl Init {
+    /// The guest's files, below the directory of the machines.
+    fn initramfs(self) -> &'static str {
+        match self {
+            Self::Run => "initramfs",
+            Self::Systemd => "initramfs-systemd",
+        }
     }
 }
 
@@ -129,23 +157,31 @@ impl Plan {
             .collect()
     }
 
-    fn targets(&self) -> &'static [&'static str] {
+    /// The test programs of a guest with this init system.
+    fn targets(&self, init: Init) -> Vec<&'static str> {
+        let mut targets = vec!["vm_matrix"];
         if self.live {
-            &[
-                "vm_matrix",
-                "live_nested",
-                "live_node",
-                "live_restart",
-                "live_runc",
-            ]
-        } else {
-            &["vm_matrix"]
+            targets.extend(["live_nested", "live_node", "live_restart", "live_runc"]);
         }
+        if init == Init::Systemd {
+            targets.extend(["live_podman", "vm_podman"]);
+        }
+        targets
+    }
+
+    /// The init systems of its machines.
+    fn inits(&self) -> BTreeSet<Init> {
+        let layouts = self.machines.iter().map(|(_, layout)| layout);
+        layouts.map(|layout| layout.init()).collect()
     }
 
     /// Far above what emulation takes on a busy machine.
-    fn deadline(&self) -> Duration {
-        Duration::from_mins(if self.live { 20 } else { 8 })
+    fn deadline(&self, init: Init) -> Duration {
+        let own = match init {
+            Init::Run => 8,
+            Init::Systemd => 24,
+        };
+        Duration::from_mins(own + if self.live { 12 } else { 0 })
     }
 }
 
@@ -172,6 +208,11 @@ pub fn run(plan: &Plan, policy: Policy, log: &mut Log) -> Result<()> {
         bail!(why);
     }
     runtimes::ensure_of(&guest::PROGRAMS, policy)?;
+    let strip = Package::new(
+        "binutils",
+        "programs of a guest without what debuggers read",
+    );
+    packages::ensure_programs(&[(guest::STRIP, strip)], policy)?;
     let machines = prepare(plan, policy, log)?;
     let ran = boot_all(plan, machines)?;
     for one in &ran {
@@ -198,32 +239,15 @@ fn prepare(plan: &Plan, policy: Policy, log: &mut Log) -> Result<Vec<Ready>> {
     let qemu = Qemu::ensure()?;
     let dir = workspace::target().join("vm");
     std::fs::create_dir_all(&dir).context("cannot create a directory for the machines")?;
-    let tests = guest::build_tests(plan.targets())?;
+    write_guests(plan, &dir)?;
     let mut ready = Vec::new();
-    let bare = dir.join("initramfs");
-    let systemd = dir.join("initramfs-systemd");
-    let has = |wanted| {
-        plan.machines
-            .iter()
-            .any(|(_, layout)| wanted == (*layout == Layout::Systemd))
-    };
-    if has(false) {
-        guest::write(&guest::tree(&tests, None)?, &bare)?;
-    }
-    if has(true) {
-        let root = guest::systemd_root()?;
-        guest::write(&guest::tree(&tests, Some(&root))?, &systemd)?;
-    }
     for (series, layout) in &plan.machines {
         match kernels.iter().find(|(found, _)| found == series) {
             Some((_, Ok(kernel))) => ready.push(Ready {
                 qemu: qemu.clone(),
                 kernel: kernel.clone(),
                 layout: *layout,
-                initramfs: match layout {
-                    Layout::Systemd => systemd.clone(),
-                    _ => bare.clone(),
-                },
+                initramfs: dir.join(layout.init().initramfs()),
             }),
             Some((_, Err(why))) => {
                 log.tally.skipped += 1;
@@ -236,6 +260,26 @@ fn prepare(plan: &Plan, policy: Policy, log: &mut Log) -> Result<Vec<Ready>> {
         }
     }
     Ok(ready)
+}
+
+/// The files of each kind of guest that the plan has.
+fn write_guests(plan: &Plan, dir: &Path) -> Result<()> {
+    let inits = plan.inits();
+    let targets: BTreeSet<&str> = inits.iter().flat_map(|init| plan.targets(*init)).collect();
+    let built = guest::build_tests(&targets)?;
+    for init in inits {
+        let root = match init {
+            Init::Run => None,
+            Init::Systemd => Some(guest::systemd_root()?),
+        };
+        let wanted = plan.targets(init);
+        let tests = built
+            .iter()
+            .filter(|(name, _)| wanted.contains(&name.as_str()));
+        let tree = guest::tree(tests, root.as_deref())?;
+        guest::write(&tree, &dir.join(init.initramfs()))?;
+    }
+    Ok(())
 }
 
 /// As many at a time as there are processors: each machine keeps about one of them busy.
@@ -290,7 +334,7 @@ fn boot(plan: &Plan, ready: &Ready) -> Result<Ran> {
         kernel: kernel.image(),
         initramfs: initramfs.clone(),
         options,
-        deadline: plan.deadline(),
+        deadline: plan.deadline(layout.init()),
         log: workspace::target().join("vm").join(name),
     };
     let begin = Instant::now();
@@ -431,6 +475,15 @@ mod tests {
         for (plan, expected) in rows {
             assert_eq!(shown(&plan), expected);
         }
+    }
+
+    #[test]
+    fn only_a_guest_of_systemd_has_podman() {
+        let plan = Plan::of(&[], &[], false, None);
+        assert_eq!(plan.inits(), [Init::Run, Init::Systemd].into());
+        let has = |init| plan.targets(init).contains(&"live_podman");
+        assert!(has(Init::Systemd) && !has(Init::Run));
+        assert_eq!(Plan::usual().inits(), [Init::Run].into());
     }
 
     #[test]

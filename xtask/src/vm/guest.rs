@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     io::BufWriter,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -22,6 +22,9 @@ const SERVICE: &str = include_str!("../../../tests/vm/tracer-vm.service");
 /// Programs of this machine that the guest gets, each found by its name.
 pub const PROGRAMS: [&str; 3] = ["busybox", "runc", "crun"];
 
+/// Takes from a program what only debuggers read.
+pub const STRIP: &str = "strip";
+
 /// A test program: its target's name and the file.
 pub type Test = (String, PathBuf);
 
@@ -37,7 +40,7 @@ struct Target {
 }
 
 /// Builds these test targets, without running them.
-pub fn build_tests(names: &[&str]) -> Result<Vec<Test>> {
+pub fn build_tests(names: &BTreeSet<&str>) -> Result<Vec<Test>> {
     let mut cargo = test::workspace_cargo("test");
     for name in names {
         cargo.args(["--test", name]);
@@ -53,10 +56,10 @@ pub fn build_tests(names: &[&str]) -> Result<Vec<Test>> {
     let built = executables(&String::from_utf8_lossy(&output.stdout));
     let found: Vec<Test> = built
         .into_iter()
-        .filter(|(name, _)| names.contains(&name.as_str()))
+        .filter(|(name, _)| names.contains(name.as_str()))
         .collect();
     if found.len() != names.len() {
-        bail!("cargo did not say where it left all of {}", names.join(" "));
+        bail!("cargo did not say where it left all of {names:?}");
     }
     Ok(found)
 }
@@ -70,7 +73,7 @@ fn executables(messages: &str) -> Vec<Test> {
 }
 
 /// Everything but what belongs to one init system.
-pub fn tree(tests: &[Test], under: Option<&Path>) -> Result<Tree> {
+pub fn tree<'a>(tests: impl Iterator<Item = &'a Test>, under: Option<&Path>) -> Result<Tree> {
     let mut tree = Tree::default();
     if let Some(root) = under {
         tree.tree(root, &is_useless)?;
@@ -79,7 +82,8 @@ pub fn tree(tests: &[Test], under: Option<&Path>) -> Result<Tree> {
     tree.text("/init", INIT, 0o755);
     tree.text("/guest/run.sh", RUN, 0o755);
     let mut libraries = BTreeSet::new();
-    let mut programs = vec![("/usr/bin/tracer".to_owned(), Profile::Fast.binary())];
+    let tracer = stripped("tracer", &Profile::Fast.binary())?;
+    let mut programs = vec![("/usr/bin/tracer".to_owned(), tracer)];
     for name in PROGRAMS {
         let file = command::find(name).with_context(|| format!("{name} is not installed"))?;
         // Containers get the host's busybox from here.
@@ -91,7 +95,7 @@ pub fn tree(tests: &[Test], under: Option<&Path>) -> Result<Tree> {
         programs.push((format!("{dir}/{name}"), file));
     }
     for (name, file) in tests {
-        programs.push((format!("/tests/{name}"), file.clone()));
+        programs.push((format!("/tests/{name}"), stripped(name, file)?));
     }
     for (at, file) in &programs {
         tree.file(at, file)?;
@@ -102,6 +106,18 @@ pub fn tree(tests: &[Test], under: Option<&Path>) -> Result<Tree> {
         tree.file(library, Path::new(library))?;
     }
     Ok(tree)
+}
+
+/// A copy of one of our programs that is a tenth of it: a guest has its files in memory, and twice
+/// while it begins.
+fn stripped(name: &str, file: &Path) -> Result<PathBuf> {
+    let dir = workspace::target().join("vm/stripped");
+    fs::create_dir_all(&dir)
+        .with_context(|| format!("cannot create {}", workspace::shown(&dir)))?;
+    let copy = dir.join(name);
+    let mut strip = Command::new(STRIP);
+    command::run(strip.args(["--strip-debug", "-o"]).arg(&copy).arg(file))?;
+    Ok(copy)
 }
 
 /// `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`.
@@ -123,15 +139,17 @@ pub fn write(tree: &Tree, file: &Path) -> Result<()> {
     tree.write(BufWriter::new(out)).with_context(context)
 }
 
-/// Debian's systemd with a system bus and all that they need, never run here.
+/// Debian's systemd with a system bus, podman, and all that they need, never run here. Of what can be
+/// podman's network the smallest: the guest has none.
 pub fn systemd_root() -> Result<PathBuf> {
-    tree::ensure("systemd", &["systemd", "dbus"])
+    tree::ensure("systemd", &["systemd", "dbus", "podman", "netavark"])
 }
 
 /// What nobody reads in a guest.
 fn is_useless(path: &Path) -> bool {
-    const DIRS: [&str; 10] = [
+    const DIRS: [&str; 12] = [
         "usr/lib/x86_64-linux-gnu/gconv",
+        "usr/lib/x86_64-linux-gnu/perl",
         "usr/lib/x86_64-linux-gnu/perl-base",
         "usr/share/bash-completion",
         "usr/share/doc",
@@ -139,6 +157,7 @@ fn is_useless(path: &Path) -> bool {
         "usr/share/info",
         "usr/share/locale",
         "usr/share/man",
+        "usr/share/perl",
         "usr/share/zoneinfo",
         "var/lib/dpkg",
     ];
@@ -150,8 +169,9 @@ fn systemd(tree: &mut Tree) {
     const AT_ONCE: &str = "[Unit]\nDefaultDependencies=no\n";
     const OF_UNITS: &str = "/etc/systemd/system";
     tree.text(&format!("{OF_UNITS}/tracer-vm.service"), SERVICE, 0o644);
-    for unit in ["dbus.socket", "dbus.service"] {
-        // Without the rest of a system before them.
+    // The last is every service, those of tests too.
+    for unit in ["dbus.socket", "service"] {
+        // Without the rest of a system before them, which would clear /tmp.
         tree.text(&format!("{OF_UNITS}/{unit}.d/at-once.conf"), AT_ONCE, 0o644);
     }
     tree.text(

@@ -20,12 +20,17 @@ pub struct Test {
 impl Test {
     /// The container runtime that it drives, by the module or target that it is in.
     pub fn runtime(&self) -> &'static str {
-        ["runc", "crun"]
+        const TARGETS: [&str; 2] = ["live_", "vm_"];
+        let stem = |part| {
+            TARGETS
+                .iter()
+                .find_map(|head| str::strip_prefix(part, head))
+        };
+        ["runc", "crun", "podman"]
             .into_iter()
             .find(|runtime| {
-                self.name
-                    .split("::")
-                    .any(|part| part == *runtime || part.strip_prefix("live_") == Some(runtime))
+                let mut parts = self.name.split("::");
+                parts.any(|part| stem(part).unwrap_or(part) == *runtime)
             })
             .unwrap_or("-")
     }
@@ -197,6 +202,22 @@ tracer-vm: end";
         assert!(output.faults.is_empty(), "{:?}", output.faults);
         let tally = output.tally();
         assert_eq!((tally.passed, tally.failed, tally.skipped), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_runtime_is_known_by_module_or_target() {
+        let rows = [
+            ("vm_matrix::crun::a_whole_life", "crun"),
+            ("live_runc::a_whole_life", "runc"),
+            ("live_podman::exec_pause_and_kill", "podman"),
+            ("vm_podman::out_of_memory_as_a_group", "podman"),
+            ("live_nested::runc_inside_a_runc_container", "-"),
+        ];
+        for (name, expected) in rows {
+            let name = name.to_owned();
+            let verdict = Verdict::Passed;
+            assert_eq!(Test { name, verdict }.runtime(), expected);
+        }
     }
 
     #[test]
