@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The guest has no disk and no network; it holds this build of tracer, the test programs, runc and
-//! crun, and where systemd runs also podman. QEMU emulates the processor, so it runs on any `x86_64`
-//! machine, also inside another guest.
+//! crun, and where systemd runs also podman, LXC and systemd-nspawn. QEMU emulates the processor, so
+//! it runs on any `x86_64` machine, also inside another guest.
 
 mod cpio;
 mod guest;
@@ -164,7 +164,7 @@ impl Plan {
             targets.extend(["live_nested", "live_node", "live_restart", "live_runc"]);
         }
         if init == Init::Systemd {
-            targets.extend(["live_podman", "vm_podman"]);
+            targets.extend(["live_machines", "live_podman", "vm_podman"]);
         }
         targets
     }

@@ -1,5 +1,7 @@
-//! systemd-nspawn as its own unit starts it (`systemd-nspawn@NAME.service`): in the cgroup of that
-//! unit, which systemd makes and removes, and these tests where systemd is not process 1.
+//! systemd-nspawn in the cgroup of a unit: of the scope that machined makes for it, which also
+//! registers it (`TRACER_CGROUP_DRIVER=systemd`), or as its own service starts it
+//! (`systemd-nspawn@NAME.service`), where systemd is not process 1 and these tests make the cgroup in
+//! its place.
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,10 +49,43 @@ impl Machine {
         &self.name
     }
 
-    /// Makes the unit's cgroup, where systemd would, and starts nspawn in it; the arguments are
-    /// process 1 of the machine.
+    /// Path of the unit's cgroup below the root of each hierarchy.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        if cgroup::is_systemds() {
+            let escaped = self.name.replace('-', r"\x2d");
+            format!("/machine.slice/machine-{escaped}.scope")
+        } else {
+            format!("/machine.slice/systemd-nspawn@{}.service", self.name)
+        }
+    }
+
+    /// Starts nspawn; the arguments are process 1 of the machine.
     pub fn start(&mut self, arguments: &[&str]) -> Result<Running> {
-        let path = format!("/machine.slice/systemd-nspawn@{}.service", self.name);
+        let mut command = if cgroup::is_systemds() {
+            let mut command = Command::new("systemd-nspawn");
+            // It finds no systemd in the machine, and would make a v1 hierarchy for an old one.
+            command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+            command
+        } else {
+            let mut command = self.join()?;
+            command.args(["systemd-nspawn", "--keep-unit", "--register=no"]);
+            command
+        };
+        command
+            .args(["--quiet", "--private-network", "--link-journal=no"])
+            .arg(format!("--machine={}", self.name))
+            .arg("--directory")
+            .arg(self.janitor.dir().join("rootfs"))
+            .arg("--")
+            .args(arguments)
+            .stdin(Stdio::null());
+        command::spawn(&mut command)
+    }
+
+    /// Makes the unit's cgroup where systemd would, and runs what follows in it.
+    fn join(&mut self) -> Result<Command> {
+        let path = self.cgroup();
         for hierarchy in cgroup::hierarchies()? {
             let systemds = hierarchy.kind == Kind::Unified || hierarchy.has("name=systemd");
             if systemds {
@@ -61,18 +96,11 @@ impl Machine {
         command
             .args(["-c", JOIN, "join"])
             .args(&self.dirs)
-            .args(["--", "systemd-nspawn", "--quiet", "--keep-unit"])
-            .args(["--register=no", "--private-network", "--link-journal=no"])
-            .arg(format!("--machine={}", self.name))
-            .arg("--directory")
-            .arg(self.janitor.dir().join("rootfs"))
-            .arg("--")
-            .args(arguments)
-            .stdin(Stdio::null());
-        command::spawn(&mut command)
+            .arg("--");
+        Ok(command)
     }
 
-    /// Removes the unit's cgroup, as systemd does when the unit ends.
+    /// Removes the unit's cgroup, as systemd does when the unit ends, if that was not systemd's.
     pub fn remove(&mut self) -> Result<()> {
         for dir in std::mem::take(&mut self.dirs) {
             for child in ["payload", "supervisor"] {

@@ -139,10 +139,12 @@ pub fn write(tree: &Tree, file: &Path) -> Result<()> {
     tree.write(BufWriter::new(out)).with_context(context)
 }
 
-/// Debian's systemd with a system bus, podman, and all that they need, never run here. Of what can be
-/// podman's network the smallest: the guest has none.
+/// Debian's systemd with a system bus, what containers its tests make, and all that they need, never
+/// run here. Of what can be podman's network the smallest: the guest has none.
 pub fn systemd_root() -> Result<PathBuf> {
-    tree::ensure("systemd", &["systemd", "dbus", "podman", "netavark"])
+    const SYSTEM: [&str; 2] = ["systemd", "dbus"];
+    const RUNTIMES: [&str; 4] = ["podman", "netavark", "lxc", "systemd-container"];
+    tree::ensure("systemd", &[&SYSTEM[..], &RUNTIMES].concat())
 }
 
 /// What nobody reads in a guest.
@@ -185,6 +187,8 @@ fn systemd(tree: &mut Tree) {
         "0123456789abcdef0123456789abcdef\n",
         0o444,
     );
+    // systemd-nspawn shows it to its machines.
+    tree.text("/etc/os-release", "ID=guest\n", 0o644);
     tree.link("/var/run", "/run");
 }
 

@@ -26,7 +26,7 @@ impl Test {
                 .iter()
                 .find_map(|head| str::strip_prefix(part, head))
         };
-        ["runc", "crun", "podman"]
+        ["runc", "crun", "podman", "lxc", "nspawn"]
             .into_iter()
             .find(|runtime| {
                 let mut parts = self.name.split("::");
@@ -211,6 +211,7 @@ tracer-vm: end";
             ("live_runc::a_whole_life", "runc"),
             ("live_podman::exec_pause_and_kill", "podman"),
             ("vm_podman::out_of_memory_as_a_group", "podman"),
+            ("live_machines::lxc::a_container_ends_by_itself", "lxc"),
             ("live_nested::runc_inside_a_runc_container", "-"),
         ];
         for (name, expected) in rows {
