@@ -72,15 +72,25 @@ impl Runtime {
 
     /// Named as Docker names its containers, so that the cgroup's path alone tells whose it is.
     fn container(&self, spec: Spec) -> Result<Container<'_>> {
+        self.place("docker", random_id()?, spec)
+    }
+
+    /// Where systemd makes no cgroup, the path tells nothing: what this runtime is told to do does.
+    fn bare(&self, spec: Spec) -> Result<Container<'_>> {
+        let id: String = random_id()?.chars().take(12).collect();
+        self.place(self.program, format!("live-{id}"), spec)
+    }
+
+    /// In a cgroup that is `owner`'s by its name.
+    fn place(&self, owner: &str, id: String, spec: Spec) -> Result<Container<'_>> {
         self.made.set(self.made.get() + 1);
-        let id = random_id()?;
         let (asked, cgroup) = if cgroup::is_systemds() {
             (
-                format!("system.slice:docker:{id}"),
-                format!("/system.slice/docker-{id}.scope"),
+                format!("system.slice:{owner}:{id}"),
+                format!("/system.slice/{owner}-{id}.scope"),
             )
         } else {
-            (format!("/docker/{id}"), format!("/docker/{id}"))
+            (format!("/{owner}/{id}"), format!("/{owner}/{id}"))
         };
         let bundle = self.dir().join(self.made.get().to_string());
         let rootfs = self.dir().join("rootfs");
@@ -241,6 +251,20 @@ fn exit_codes_and_signals(program: &'static str) -> Result<()> {
     Ok(())
 }
 
+fn bare_container(program: &'static str) -> Result<()> {
+    let runtime = Runtime::new(program)?;
+    let mut tracer = Tracer::start(&[])?;
+    let container = runtime.bare(Spec::sh("exit 3"))?;
+    container.run()?.ended(3)?;
+    let mut expected = life(&[started("/bin/sh"), exited(3)]);
+    for step in &mut expected {
+        *step = step.clone().runtime(program);
+    }
+    tracer.expect_life(&container.id, &expected)?;
+    tracer.stop()?;
+    Ok(())
+}
+
 fn failed_starts(program: &'static str) -> Result<()> {
     let runtime = Runtime::new(program)?;
     let mut tracer = Tracer::start(&[])?;
@@ -342,6 +366,11 @@ macro_rules! tests_of {
             #[test]
             fn exit_codes_and_signals() -> Result<()> {
                 run(this_test!(), false, super::exit_codes_and_signals)
+            }
+
+            #[test]
+            fn a_bare_container() -> Result<()> {
+                run(this_test!(), false, super::bare_container)
             }
 
             #[test]

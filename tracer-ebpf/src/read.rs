@@ -9,7 +9,10 @@
 //! a load of a pointer. Paths that meet again must look alike to the verifier, or the program takes a
 //! second to load.
 
-use aya_ebpf::{cty::c_void, helpers::generated::bpf_probe_read_kernel};
+use aya_ebpf::{
+    cty::c_void,
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
+};
 use tracer_common::{COMM_LEN, CgroupKey, MAX_HIERARCHIES, Process, Tracked};
 
 use crate::{
@@ -180,9 +183,15 @@ impl Task {
         }
     }
 
+    /// Its name, and zeros behind it: Linux 5.10 leaves there what is left of a longer name before it
+    /// (`__set_task_comm` in `fs/exec.c`; later ones pad it), as of a thread's or `(runc)` of systemd's.
     #[inline(always)]
     pub fn comm(self) -> [u8; COMM_LEN] {
-        probe(self.0, TASK_COMM.load())
+        let mut comm = [0; COMM_LEN];
+        let at = self.0.wrapping_byte_add(TASK_COMM.load() as usize);
+        // SAFETY: the helper checks the address, and writes no more than the array holds.
+        unsafe { bpf_probe_read_kernel_str((&raw mut comm).cast(), COMM_LEN as u32, at) };
+        comm
     }
 }
 
