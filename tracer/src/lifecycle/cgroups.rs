@@ -548,6 +548,11 @@ impl Machine {
             instance.end = Some(End::Failed);
             self.tell(at, Kind::StartFailed, origin, key, out);
         }
+        // Linux 7.3 lets a cgroup go while its last tasks are dying, and may tell only after that that
+        // it holds none.
+        if origin == Origin::Kernel {
+            self.populated(at, key, false, out);
+        }
         let Some(mut event) = self.event(at, Kind::Removed, origin, key) else {
             return;
         };

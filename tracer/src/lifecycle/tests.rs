@@ -295,6 +295,21 @@ fn a_whole_life() {
 }
 
 #[test]
+fn a_cgroup_that_goes_before_it_is_told_to_be_empty() {
+    let mut script = Script::new();
+    script
+        .mkdir(UNIFIED, 10, &docker())
+        .populated(10, true)
+        .born(10, 100, b"runc:[1:CHILD]")
+        .lands(10, 100, 1)
+        .ends(10, 100, 1, 0, LANDED)
+        .rmdir(UNIFIED, 10)
+        .populated(10, false);
+    script.check(&["created", "started", "exited", "emptied", "removed"]);
+    assert!(script.machine.is_empty() && script.machine.places() == 0);
+}
+
+#[test]
 fn an_entrypoint_that_is_missing() {
     let mut script = Script::new();
     script
@@ -337,7 +352,7 @@ fn twins_before_and_after_the_root_are_one_container() {
         assert!(asked_for_both, "{order:?}: its freezer is not watched");
         script.lands(10, 100, 1).ends(10, 100, 1, 0, LANDED);
         script.rmdir(UNIFIED, 10);
-        script.check(&["created", "started", "exited", "removed"]);
+        script.check(&["created", "started", "exited", "emptied", "removed"]);
         let mut forgotten = script.forgotten();
         forgotten.sort();
         assert_eq!(
@@ -366,7 +381,7 @@ fn a_container_in_v1_alone_is_found_when_it_starts() {
         flags: LANDED | TRACKED,
     });
     script.rmdir(PIDS, 18);
-    script.check(&["created", "started", "exited", "removed"]);
+    script.check(&["created", "started", "exited", "emptied", "removed"]);
     assert_eq!(script.machine.places(), 0);
 }
 
@@ -385,7 +400,8 @@ fn a_restart_keeps_the_id_and_makes_an_instance() {
         script.ends(id, 100, 1, 0, LANDED).rmdir(UNIFIED, id);
     }
     script.check(&[
-        "created", "started", "exited", "removed", "created", "started", "exited", "removed",
+        "created", "started", "exited", "emptied", "removed", "created", "started", "exited",
+        "emptied", "removed",
     ]);
 }
 
@@ -416,7 +432,7 @@ fn a_bare_container_is_one_though_its_paths_differ_between_hierarchies() {
         }
         script.lands(10, 100, 1).ends(10, 100, 1, 0, LANDED);
         script.rmdir(UNIFIED, 10);
-        script.check(&["created", "started", "exited", "removed"]);
+        script.check(&["created", "started", "exited", "emptied", "removed"]);
         let freezer = script.out.iter().any(|output| {
             let Output::Act(Action::WatchFreezer { path, .. }) = output else {
                 return false;
@@ -504,7 +520,7 @@ fn a_container_in_v1_alone_inside_one_that_is_not_is_its_own() {
         .ends(10, 200, 1, 0, LANDED)
         .rmdir(PIDS, 21);
     script.check(&[
-        "created", "started", "created", "started", "exited", "removed",
+        "created", "started", "created", "started", "exited", "emptied", "removed",
     ]);
     let told = script.events()[5].container.as_ref().expect("one");
     let parents: Vec<&str> = told.identity.parents.iter().map(|p| &*p.id).collect();
@@ -553,7 +569,7 @@ fn a_deeper_twin_speaks_for_its_container_until_it_is_forgotten() {
             PID_NS_DIFFERS | MNT_NS_DIFFERS | ENTRANT | LANDED,
         );
         script.ends(10, 100, 1, 0, LANDED).rmdir(UNIFIED, 10);
-        script.check(&["created", "started", "exited", "removed"]);
+        script.check(&["created", "started", "exited", "emptied", "removed"]);
         assert_eq!(script.machine.places(), 0, "{order:?}");
     }
 }
@@ -584,6 +600,7 @@ fn a_container_in_a_child_of_its_own_scope_is_one() {
         "paused",
         "resumed",
         "exited",
+        "emptied",
         "removed",
     ]);
     assert_eq!(script.machine.places(), 0);
