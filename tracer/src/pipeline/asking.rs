@@ -2,7 +2,8 @@
 //!
 //! The thread's queue is bounded: it may be held up by a file system that does not answer, or by the
 //! first scan of a full host. A question that finds no place there waits here as one word about its
-//! container, and is put as soon as the thread has taken others. What waits is bounded by the
+//! container, and is put as soon as the thread has taken others, the newest cgroup first: whoever starts
+//! a container now looks at it sooner than at those that a scan found. What waits is bounded by the
 //! containers that exist; a container that goes takes its question along.
 
 use std::{
@@ -22,8 +23,11 @@ use crate::{
     metadata::{self, Answer, Question},
 };
 
-/// Questions in the thread's queue at most, and answers on their way back.
-const MAX_QUESTIONS: usize = 4096;
+/// Questions in the thread's queue at most: new ones come behind them.
+const MAX_QUESTIONS: usize = 256;
+
+/// Answers on their way back.
+const MAX_ANSWERS: usize = 4096;
 
 /// Ends of containers that the thread was not told of at most: it may hang for days.
 const MAX_GONE: usize = 4096;
@@ -52,7 +56,7 @@ impl Asking {
         runtimes: &Runtimes,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Answer>)> {
         let (queue, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
-        let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
+        let (answered, answers) = mpsc::channel(MAX_ANSWERS);
         let sockets = runtimes.ask_on_a_thread(&answered)?;
         let runtimes = runtimes.clone();
         let thread = std::thread::Builder::new().name("metadata".to_owned());
@@ -112,7 +116,7 @@ impl Asking {
     /// Puts what is late, as far as there is room; `question` makes the one about a container that
     /// is still there.
     pub(super) fn catch_up(&mut self, question: impl Fn(CgroupKey) -> Option<Ask>) {
-        while let Some((root, late)) = self.late.first_key_value() {
+        while let Some((root, late)) = self.late.last_key_value() {
             let (root, late) = (*root, *late);
             let question = match late {
                 Late::Gone => Some(Question::Gone(root)),
@@ -183,7 +187,7 @@ mod tests {
         asking.catch_up(question);
         assert_eq!(heard(&queue), [(1, true), (2, true)]);
         asking.catch_up(question);
-        assert_eq!(heard(&queue), [(3, true), (5, true)]);
+        assert_eq!(heard(&queue), [(5, true), (3, true)]);
         asking.catch_up(question);
         assert_eq!(heard(&queue), []);
         assert!(asking.late.is_empty());
@@ -201,7 +205,7 @@ mod tests {
         assert_eq!(asking.gone, 2);
         assert_eq!(heard(&queue), [(1, false), (2, false)]);
         asking.catch_up(|_| None);
-        assert_eq!(heard(&queue), [(-1, false), (-3, false)]);
+        assert_eq!(heard(&queue), [(-3, false), (-1, false)]);
         assert_eq!(asking.gone, 0);
         assert!(asking.late.is_empty());
     }
