@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use tracer_tests::facts::{all, count, known_later, share, told};
+use tracer_tests::facts::{all, count, known_later, share, start_in_full, told};
 use tracer_tests::raw::random_uuid;
 use tracer_tests::runtimes::cri::{Cri, PidMode, Pod};
 use tracer_tests::runtimes::{Containerd, Docker, Runc, Spec};
@@ -23,8 +23,6 @@ fn docker_containers_start_with_all_that_is_known() -> Result<()> {
     let containers: Vec<_> = (0..count())
         .map(|_| docker.create(&["--label=app=shop"], &["/bin/true"]))
         .collect::<Result<_>>()?;
-    let mut tracer = Tracer::start(&[])?;
-    all(&containers, |one| docker.spawn(&["start", one.id()]))?;
     let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
     let facts = [
         "container.name",
@@ -35,8 +33,7 @@ fn docker_containers_start_with_all_that_is_known() -> Result<()> {
         "container.created",
         "container.restart_count",
     ];
-    share(&mut tracer, "docker", &ids, &facts)?;
-    told(&tracer.stop()?, "docker")
+    start_in_full("docker", &ids, &facts, |id| docker.spawn(&["start", id]))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! It also runs in the guest of `cargo xtask test --vm` that has systemd, with crun and systemd's
 //! cgroups; what only such a host can do is in `vm_podman`.
 
-use tracer_tests::facts::{all, count, known_later, share, told};
+use tracer_tests::facts::{count, known_later, start_in_full};
 use tracer_tests::janitor::OnDrop;
 use tracer_tests::runtimes::{Podman, podman};
 use tracer_tests::{
@@ -195,8 +195,6 @@ fn containers_start_with_all_that_files_know() -> Result<()> {
     let containers: Vec<_> = (0..count())
         .map(|_| podman.create(&["--label=app=shop"], &["/bin/true"]))
         .collect::<Result<_>>()?;
-    let mut tracer = Tracer::start(&[])?;
-    all(&containers, |one| podman.spawn(&["start", one.id()]))?;
     let ids: Vec<String> = containers.iter().map(|one| one.id().to_owned()).collect();
     let facts = [
         "container.name",
@@ -205,8 +203,7 @@ fn containers_start_with_all_that_files_know() -> Result<()> {
         "container.image.id",
         "container.created",
     ];
-    share(&mut tracer, "podman", &ids, &facts)?;
-    told(&tracer.stop()?, "podman")
+    start_in_full("podman", &ids, &facts, |id| podman.spawn(&["start", id]))
 }
 
 #[test]

@@ -22,6 +22,19 @@ pub fn count() -> usize {
     given.and_then(|text| text.parse().ok()).unwrap_or(8)
 }
 
+/// Starts these containers, some at once: of each the facts must be known then.
+pub fn start_in_full(
+    runtime: &str,
+    ids: &[String],
+    facts: &[&str],
+    start: impl Fn(&str) -> Result<Running>,
+) -> Result<()> {
+    let mut tracer = Tracer::start(&[])?;
+    all(ids, |id| start(id))?;
+    share(&mut tracer, runtime, ids, facts)?;
+    told(&tracer.stop()?, runtime)
+}
+
 /// What must be known of each container when it starts.
 pub fn share(tracer: &mut Tracer, runtime: &str, ids: &[String], facts: &[&str]) -> Result<()> {
     let mut whole = 0;

@@ -48,7 +48,7 @@ impl Podman {
                 "export CONTAINERS_CONF={dir}/containers.conf; \
                  p='podman {}'; \
                  $p pod rm --all --force --time 0; $p rm --all --force --time 0; \
-                 umount {dir}/root/overlay",
+                 umount {dir}/storage/overlay",
                 options.join(" ")
             ))
             .start()?;
@@ -203,7 +203,7 @@ pub fn cgroup(id: &str, pod: Option<&str>) -> String {
 fn options(dir: &Path) -> Result<Vec<String>> {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let shown = dir.display();
-    let mut options: Vec<String> = [("root", "root"), ("runroot", "run"), ("tmpdir", "tmp")]
+    let mut options: Vec<String> = [("root", "storage"), ("runroot", "run"), ("tmpdir", "tmp")]
         .into_iter()
         .map(|(option, below)| format!("--{option}={shown}/{below}"))
         .collect();

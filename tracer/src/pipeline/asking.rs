@@ -4,7 +4,8 @@
 //! first scan of a full host. A question that finds no place there waits here as one word about its
 //! container, and is put as soon as the thread has taken others, the newest cgroup first: whoever starts
 //! a container now looks at it sooner than at those that a scan found. What waits is bounded by the
-//! containers that exist; a container that goes takes its question along.
+//! containers that exist, and by [`MAX_GONE`] that do not; a container that goes takes its question
+//! along.
 
 use std::{
     collections::BTreeMap,
@@ -23,11 +24,9 @@ use crate::{
     metadata::{self, Answer, Question},
 };
 
-/// Questions in the thread's queue at most: new ones come behind them.
-const MAX_QUESTIONS: usize = 256;
-
-/// Answers on their way back.
-const MAX_ANSWERS: usize = 4096;
+/// Questions in the thread's queue at most, which it takes in their order, and answers on their way
+/// back.
+const MAX_QUESTIONS: usize = 4096;
 
 /// Ends of containers that the thread was not told of at most: it may hang for days.
 const MAX_GONE: usize = 4096;
@@ -56,7 +55,7 @@ impl Asking {
         runtimes: &Runtimes,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Answer>)> {
         let (queue, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
-        let (answered, answers) = mpsc::channel(MAX_ANSWERS);
+        let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
         let sockets = runtimes.ask_on_a_thread(&answered)?;
         let runtimes = runtimes.clone();
         let thread = std::thread::Builder::new().name("metadata".to_owned());

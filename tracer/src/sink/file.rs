@@ -90,7 +90,7 @@ impl FileSink {
     /// Those of opening and reading the file.
     pub fn open(path: &Path, stream: &str, capacity: usize, mark: Mark) -> io::Result<Self> {
         let (file, last) = open(path)?;
-        let taken = last.seq_of(stream).unwrap_or(0).max(mark.seq());
+        let taken = last.seq(stream).unwrap_or(0).max(mark.seq());
         let shared = Arc::new(Shared::default());
         shared.lock().written = taken;
         let writer = Writer {
@@ -105,7 +105,7 @@ impl FileSink {
             shared,
             writer: Some(thread.spawn(move || writer.run())?),
             capacity,
-            had: last.time,
+            had: last.time(),
             taken,
             kept: taken,
             lost: 0,
@@ -290,6 +290,21 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn the_file_says_until_when_it_has_records() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("events");
+        let time = Timestamp(1_795_296_168_197_953_294);
+        let line = |time: &str| format!("{{\"id\":\"s/7\",\"seq\":7,\"time\":\"{time}\"}}\n");
+        assert_eq!(sink(&path).had(), None);
+        // Of whatever stream; and a time that cannot be read costs no number.
+        for (time, had) in [(time.to_string(), Some(time)), ("now".to_owned(), None)] {
+            fs::write(&path, line(&time) + "{\"id\":\"s/").expect("a torn file");
+            let sink = sink(&path);
+            assert_eq!((sink.had(), sink.seq()), (had, 7));
+        }
+    }
 
     #[test]
     fn the_file_says_where_it_goes_on() {

@@ -179,20 +179,30 @@ fn append(path: &Path) -> io::Result<File> {
 }
 
 /// What the last whole line of a file says.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct LastLine {
-    id: String,
-    seq: u64,
-    /// When its event was.
-    #[serde(default)]
-    pub(super) time: Option<Timestamp>,
-}
+#[derive(Debug, Default)]
+pub(super) struct LastLine(Vec<u8>);
 
 impl LastLine {
     /// Its number, if it is of `stream`.
-    pub(super) fn seq_of(&self, stream: &str) -> Option<u64> {
-        let (of, _) = self.id.split_once('/')?;
-        (of == stream).then_some(self.seq)
+    pub(super) fn seq(&self, stream: &str) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Numbered<'a> {
+            id: &'a str,
+            seq: u64,
+        }
+        let record: Numbered<'_> = serde_json::from_slice(&self.0).ok()?;
+        let (of, _) = record.id.split_once('/')?;
+        (of == stream).then_some(record.seq)
+    }
+
+    /// When its event was.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        #[derive(Deserialize)]
+        struct Timed {
+            time: Timestamp,
+        }
+        let record: Timed = serde_json::from_slice(&self.0).ok()?;
+        Some(record.time)
     }
 }
 
@@ -218,6 +228,5 @@ pub(super) fn open(path: &Path) -> io::Result<(File, LastLine)> {
     }
     let lines = tail.get(..whole).unwrap_or_default();
     let last = lines.split(|byte| *byte == b'\n').rev().nth(1);
-    let last = last.and_then(|line| serde_json::from_slice(line).ok());
-    Ok((file, last.unwrap_or_default()))
+    Ok((file, LastLine(last.unwrap_or_default().to_vec())))
 }
