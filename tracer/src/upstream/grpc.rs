@@ -144,6 +144,9 @@ struct Session<'a> {
     message_bytes: usize,
     sent: Place,
     acked: Place,
+    /// Number of the newest record that the receiver had at the beginning. Of a stream that is over it
+    /// may be one that was never made here: then the state directory was an old copy.
+    had: u64,
     /// There may be records after `sent`.
     more: bool,
     /// The last heartbeat was as of a record before this one, which was sent and is not stored yet:
@@ -194,6 +197,7 @@ impl<'a> Session<'a> {
             message_bytes: (message_bytes - 1024).min(MESSAGE_BYTES),
             sent: from,
             acked: from,
+            had: welcome.resume_after,
             more: true,
             owed: None,
             outbox: VecDeque::new(),
@@ -349,10 +353,10 @@ impl<'a> Session<'a> {
     fn hear(&mut self, heard: FromGateway) -> Result<(), SessionError> {
         match heard.kind {
             Some(Heard::Ack(ack)) => {
-                let place = Place::new(self.stream.id, ack.seq);
-                if place > self.sent {
+                if ack.seq > self.sent.seq().max(self.had) {
                     return Err(SessionError::Protocol("it acked what was never sent"));
                 }
+                let place = Place::new(self.stream.id, ack.seq).min(self.sent);
                 if place > self.acked {
                     self.acked = place;
                     self.progress = Instant::now();

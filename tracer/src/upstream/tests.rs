@@ -325,6 +325,44 @@ fn a_receiver_that_knows_more_of_a_resumed_stream_gets_a_new_one() {
     assert_eq!(uplink.last_seq(), 2);
 }
 
+/// Another upstream has more of the stream as well, and is still to be asked when the stream ends.
+#[test]
+fn a_receiver_that_has_more_of_a_stream_that_is_over_goes_on_with_the_next() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    assert_eq!(test.hello(&mut session).stream, "s");
+    // Made after Hello, with a number that the receiver knows as another's.
+    push(&uplink, 4..=4);
+    uplink.begin_stream("t");
+    push(&uplink, 1..=2);
+    test.welcome(&session, 40);
+    let said = test.next(&mut session);
+    assert!(matches!(said, Some(Heard::Records(_))), "{said:?}");
+    test.say(&session, Said::Ack(Ack { seq: 40 }));
+    assert_eq!(test.next(&mut session), None);
+    drop(session);
+    let mut session = test.session();
+    assert_eq!(test.hello(&mut session).stream, "t");
+    test.welcome(&session, 0);
+    assert_eq!(test.take(&mut session, 2), [1, 2]);
+}
+
+#[test]
+fn a_receiver_that_acks_what_was_never_sent_is_left() {
+    let mut test = Test::new();
+    let uplink = test.uplink("s");
+    push(&uplink, 1..=3);
+    let mut session = test.session();
+    test.hello(&mut session);
+    test.welcome(&session, 2);
+    let said = test.next(&mut session);
+    assert!(matches!(said, Some(Heard::Records(_))), "{said:?}");
+    test.say(&session, Said::Ack(Ack { seq: 4 }));
+    assert_eq!(test.next(&mut session), None);
+}
+
 #[test]
 fn a_receiver_that_claims_records_of_a_stream_that_began_here_is_not_believed() {
     let mut test = Test::new();
