@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     decode::{DecodeError, decode},
-    lifecycle::{self, Action, Event, Input, Machine, Metadata, Output, Snapshot},
+    lifecycle::{self, Input, Machine, Metadata, Output, Snapshot},
     record::{Host, Kind, Node, Origin, Record},
     render::{Renderer, Written},
     time::{BootNs, WallOffset},
@@ -48,19 +48,8 @@ pub enum Entry<'a> {
 pub struct Engine {
     pub machine: Machine,
     pub renderer: Renderer,
-    scratch: Vec<Output>,
     undecoded: u64,
 }
-
-/// What an entry led to.
-#[derive(Debug)]
-pub enum Effect {
-    Event(Box<Event>),
-    Act(Action),
-}
-
-/// Room for more is given back after its entry, which was a scan.
-const SPARE_OUTPUTS: usize = 1024;
 
 /// Number of a stream's first record.
 const FIRST_SEQ: u64 = 1;
@@ -85,12 +74,11 @@ impl Engine {
         Self {
             machine,
             renderer,
-            scratch: Vec::new(),
             undecoded: 0,
         }
     }
 
-    /// Takes up one entry at `now`; `effect` is called for what follows, in order.
+    /// Takes up one entry at `now`; `out` is called for what follows, in order and at once.
     ///
     /// # Errors
     ///
@@ -99,54 +87,40 @@ impl Engine {
         &mut self,
         now: BootNs,
         entry: &Entry<'_>,
-        effect: impl FnMut(&Renderer, Effect),
+        mut out: impl FnMut(&Renderer, Output<'_>),
     ) -> Result<(), DecodeError> {
-        match entry {
-            Entry::Raw(bytes) => match decode(bytes) {
-                Ok(raw) => {
-                    let at = BootNs(raw.time_ns);
-                    self.machine
-                        .apply(at, Input::Raw(&raw.what), &mut self.scratch);
-                }
-                Err(error) => {
-                    self.undecoded += 1;
-                    return Err(error);
-                }
+        let raw;
+        let mut at = now;
+        let input = match entry {
+            Entry::Raw(bytes) => {
+                raw = decode(bytes).inspect_err(|_| self.undecoded += 1)?;
+                at = BootNs(raw.time_ns);
+                Input::Raw(&raw.what)
+            }
+            Entry::Metadata { root, metadata } => Input::Metadata {
+                root: *root,
+                metadata,
             },
-            Entry::Metadata { root, metadata } => {
-                let input = Input::Metadata {
-                    root: *root,
-                    metadata,
-                };
-                self.machine.apply(now, input, &mut self.scratch);
+            Entry::Freezer { root, frozen } => Input::Freezer {
+                root: *root,
+                frozen: *frozen,
+            },
+            Entry::Snapshot(snapshot, origin) => Input::Snapshot(snapshot, *origin),
+            Entry::Node(kind, node) => Input::Node(*kind, node.clone()),
+            Entry::Tick => Input::Tick,
+            Entry::Offset(offset) => {
+                self.renderer.offset = *offset;
+                return Ok(());
             }
-            Entry::Freezer { root, frozen } => {
-                let input = Input::Freezer {
-                    root: *root,
-                    frozen: *frozen,
-                };
-                self.machine.apply(now, input, &mut self.scratch);
-            }
-            Entry::Snapshot(snapshot, origin) => {
-                let input = Input::Snapshot(snapshot, *origin);
-                self.machine.apply(now, input, &mut self.scratch);
-            }
-            Entry::Node(kind, node) => {
-                let input = Input::Node(*kind, node.clone());
-                self.machine.apply(now, input, &mut self.scratch);
-            }
-            Entry::Tick => self.machine.apply(now, Input::Tick, &mut self.scratch),
-            Entry::Offset(offset) => self.renderer.offset = *offset,
-            Entry::Programs(_) => {}
-            Entry::Path { cgroup, path } => {
-                let input = Input::Path {
-                    cgroup: *cgroup,
-                    path,
-                };
-                self.machine.apply(now, input, &mut self.scratch);
-            }
-        }
-        self.told(effect);
+            Entry::Programs(_) => return Ok(()),
+            Entry::Path { cgroup, path } => Input::Path {
+                cgroup: *cgroup,
+                path,
+            },
+        };
+        let renderer = &self.renderer;
+        self.machine
+            .apply(at, input, &mut |output| out(renderer, output));
         Ok(())
     }
 
@@ -156,7 +130,7 @@ impl Engine {
         host: lifecycle::Host,
         identity: Host,
         offset: WallOffset,
-        effect: impl FnMut(&Renderer, Effect),
+        mut out: impl FnMut(&Renderer, Output<'_>),
     ) {
         if identity.boot_id != self.renderer.host.boot_id {
             self.machine.reboot();
@@ -165,21 +139,9 @@ impl Engine {
         self.renderer.host = Arc::new(identity);
         self.renderer.offset = offset;
         self.renderer.written = Written::default();
-        self.machine.resume(host, &mut self.scratch);
-        self.told(effect);
-    }
-
-    fn told(&mut self, mut effect: impl FnMut(&Renderer, Effect)) {
-        for output in self.scratch.drain(..) {
-            let caused = match output {
-                Output::Event(event) => Effect::Event(event),
-                Output::Act(action) => Effect::Act(action),
-            };
-            effect(&self.renderer, caused);
-        }
-        if self.scratch.capacity() > SPARE_OUTPUTS {
-            self.scratch = Vec::new();
-        }
+        let renderer = &self.renderer;
+        self.machine
+            .resume(host, &mut |output| out(renderer, output));
     }
 
     /// Raw records that could not be read.

@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use tracer::{
-    engine::{Effect, write_line},
+    engine::write_line,
+    lifecycle::Output,
     recording::Player,
 };
 
@@ -34,10 +35,10 @@ fn replay(file: &[u8]) -> Vec<u8> {
     };
     let mut engine = header.into_engine();
     while let Ok(Some((now, entry))) = player.entry() {
-        let stepped = engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                renderer.line(&event, now, &mut lines);
-                write_line(&renderer.record(&event, now), &mut by_serde).expect("JSON");
+        let stepped = engine.step(now, &entry, |renderer, output| {
+            if let Output::Event(event) = output {
+                renderer.line(event, now, &mut lines);
+                write_line(&renderer.record(event, now), &mut by_serde).expect("JSON");
             }
         });
         // A record that cannot be read is counted and has no effect.

@@ -11,10 +11,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Args;
-use tracer::{
-    engine::{Effect, write_line},
-    recording::Player,
-};
+use tracer::{engine::write_line, lifecycle::Output, recording::Player};
 
 /// Records are made from the beginning of a recording.
 #[derive(Debug, Args)]
@@ -36,9 +33,9 @@ pub fn run(lines: &Lines) -> Result<()> {
     while records.len() < lines.records
         && let Some((now, entry)) = player.entry()?
     {
-        engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                records.push(renderer.record(&event, now));
+        engine.step(now, &entry, |renderer, output| {
+            if let Output::Event(event) = output {
+                records.push(renderer.record(event, now));
             }
         })?;
     }

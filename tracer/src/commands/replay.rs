@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{Failure, format};
-use crate::{cli::ReplayArgs, config, engine::Effect, recording::Player};
+use crate::{cli::ReplayArgs, config, lifecycle::Output, recording::Player};
 
 /// Replays to standard output.
 ///
@@ -37,11 +37,11 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
                     .into());
             }
         };
-        let stepped = engine.step(now, &entry, |renderer, effect| {
-            if let Effect::Event(event) = effect
-                && filter.wants(&event)
+        let stepped = engine.step(now, &entry, |renderer, output| {
+            if let Output::Event(event) = output
+                && filter.wants(event)
             {
-                format.event(renderer, &event, now, &mut lines);
+                format.event(renderer, event, now, &mut lines);
             }
         });
         if let Err(error) = stepped {

@@ -12,10 +12,10 @@ use tracer_common::CgroupKey;
 
 use super::Failure;
 use crate::{
-    engine::{Effect, Engine, Entry},
+    engine::{Engine, Entry},
     enrich::{Source, Sources},
     host,
-    lifecycle::{self, Action, Ask, Machine},
+    lifecycle::{self, Action, Ask, Machine, Output},
     metadata,
     reconcile::{self, Watch},
     record::Origin,
@@ -106,8 +106,8 @@ fn sources() -> Sources {
 
 fn step(engine: &mut Engine, entry: &Entry<'_>) -> Vec<Ask> {
     let mut asked = Vec::new();
-    let stepped = engine.step(boot_now(), entry, |_, effect| {
-        if let Effect::Act(Action::Enrich(ask)) = effect {
+    let stepped = engine.step(boot_now(), entry, |_, output| {
+        if let Output::Act(Action::Enrich(ask)) = output {
             asked.push(*ask);
         }
     });

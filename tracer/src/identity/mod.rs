@@ -34,7 +34,7 @@ mod text;
 use std::fmt;
 use std::ops::ControlFlow;
 
-use place::{Found, Mark, Place};
+use place::{Form, Found, Mark, Place};
 use segment::{Segment, segments};
 
 /// What the path of a cgroup tells.
@@ -213,6 +213,7 @@ impl<'a> Walk<'a> {
             in_kubepods: self.in_kubepods,
             path: self.path,
             end: segment.end,
+            form: Form::of(segment.name),
         };
         match read(&place) {
             Some(Mark::Container(found)) => self.enter(found, &place),

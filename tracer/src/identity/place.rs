@@ -23,6 +23,32 @@ pub(super) struct Place<'a> {
     pub path: &'a [u8],
     /// Offset just behind `name`.
     pub end: usize,
+    /// What every family asks about `name`.
+    pub form: Form<'a>,
+}
+
+/// How a name is built: found out once, because a dozen prefixes are tried on each name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form<'a> {
+    /// The three parts of a literal `SLICE:PREFIX:ID`. SLICE may be empty.
+    colons: Option<(&'a [u8], &'a [u8], &'a [u8])>,
+    /// What comes before `.scope`.
+    scope: Option<&'a [u8]>,
+}
+
+impl<'a> Form<'a> {
+    pub(super) fn of(name: &'a [u8]) -> Self {
+        Self {
+            colons: three_parts(name),
+            scope: name.strip_suffix(b".scope"),
+        }
+    }
+}
+
+fn three_parts(name: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let mut parts = name.split(|b| *b == b':');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
 }
 
 impl<'a> Place<'a> {
@@ -31,21 +57,15 @@ impl<'a> Place<'a> {
     /// itself as a literal name, which a runtime writes that was not told to use systemd
     /// (falcosecurity/libs#63).
     pub(super) fn unit_id(&self, prefix: &[u8]) -> Option<&'a [u8]> {
-        // Asked for each prefix of each name, and nearly no name has a colon.
-        if self.name.contains(&b':')
-            && let Some((_, middle, id)) = self.colons()
-        {
+        if let Some((_, middle, id)) = self.form.colons {
             return (middle == prefix).then_some(id);
         }
-        let stem = self.name.strip_suffix(b".scope")?;
-        stem.strip_prefix(prefix)?.strip_prefix(b"-")
+        self.form.scope?.strip_prefix(prefix)?.strip_prefix(b"-")
     }
 
     /// The three parts of a literal `SLICE:PREFIX:ID`. SLICE may be empty.
     pub(super) fn colons(&self) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
-        let mut parts = self.name.split(|b| *b == b':');
-        let found = (parts.next()?, parts.next()?, parts.next()?);
-        parts.next().is_none().then_some(found)
+        self.form.colons
     }
 
     /// The name after this one; empty if it is the last.

@@ -3,10 +3,9 @@
 
 /// `len` lower-case hexadecimal digits.
 pub(super) fn is_hex(bytes: &[u8], len: usize) -> bool {
-    bytes.len() == len
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+    let is_digit = |byte: u8| byte.is_ascii_digit() | matches!(byte, b'a'..=b'f');
+    // Without a way out in the middle the processor takes many bytes at once.
+    bytes.len() == len && bytes.iter().fold(true, |all, byte| all & is_digit(*byte))
 }
 
 /// The 64 hexadecimal digits that Docker, containerd's CRI, CRI-O, Podman and nerdctl use as id.

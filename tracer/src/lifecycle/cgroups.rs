@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::CgroupKey;
 
 use super::{
-    Action, Identity, Instance, Machine, Output,
+    Action, Identity, Instance, Machine, Output, Told,
     calls::RuntimeCall,
     instance::{End, Kept},
     keyed::give_back,
@@ -29,7 +29,7 @@ enum Verdict {
 }
 
 impl Machine {
-    pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Vec<Output>) {
+    pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Told<'_>) {
         let key = mkdir.cgroup;
         if self.instances.contains_key(&key) {
             // The kernel never uses an id twice: it is told again.
@@ -44,7 +44,7 @@ impl Machine {
             Verdict::Candidate(within) => {
                 self.places.put(key, Place::Candidate { path, within });
             }
-            Verdict::None => out.push(Output::Act(Action::Forget(key))),
+            Verdict::None => out(Output::Act(Action::Forget(key))),
         }
     }
 
@@ -60,13 +60,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn rmdir(
-        &mut self,
-        at: BootNs,
-        key: CgroupKey,
-        origin: Origin,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn rmdir(&mut self, at: BootNs, key: CgroupKey, origin: Origin, out: &mut Told<'_>) {
         match self.places.take(&key) {
             Some(Place::Root) => self.removed(at, key, origin, out),
             Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
@@ -87,7 +81,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         populated: bool,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -106,13 +100,7 @@ impl Machine {
         self.tell(at, Kind::Emptied, Origin::Kernel, key, out);
     }
 
-    pub(super) fn frozen(
-        &mut self,
-        at: BootNs,
-        key: CgroupKey,
-        frozen: bool,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn frozen(&mut self, at: BootNs, key: CgroupKey, frozen: bool, out: &mut Told<'_>) {
         let root = self.container_of(key).unwrap_or(key);
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
@@ -169,8 +157,12 @@ impl Machine {
         [kept, "/…/".as_bytes(), leaf].concat().into()
     }
 
-    /// The root of the container that a cgroup lies in.
+    /// The root of the container that a cgroup lies in. Most records name the root itself, whose
+    /// instance is looked up next: then the table of places is not touched.
     pub(super) fn container_of(&self, key: CgroupKey) -> Option<CgroupKey> {
+        if self.instances.contains_key(&key) {
+            return Some(key);
+        }
         match self.places.get(&key)? {
             Place::Root => Some(key),
             Place::Inside(root) => Some(*root),
@@ -298,7 +290,7 @@ impl Machine {
     /// The containers around something that lies in the container `around`, that one included.
     pub(super) fn lineage(&self, around: Option<CgroupKey>) -> Arc<[Parent]> {
         let Some(instance) = around.and_then(|root| self.instances.get(&root)) else {
-            return Arc::new([]);
+            return Arc::default();
         };
         let identity = &instance.identity;
         let itself = Parent {
@@ -315,7 +307,7 @@ impl Machine {
         key: CgroupKey,
         claim: Claim,
         origin: Origin,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let known = self.groups.get(&claim.group).and_then(|roots| roots.root);
         match known {
@@ -348,9 +340,9 @@ impl Machine {
         root: CgroupKey,
         key: CgroupKey,
         path: Arc<[u8]>,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
-        out.push(Output::Act(Action::Forget(key)));
+        out(Output::Act(Action::Forget(key)));
         let Some(instance) = self.instances.get(&root) else {
             return;
         };
@@ -358,12 +350,12 @@ impl Machine {
             self.places.put(key, Place::Inside(root));
         }
         if Some(key.hierarchy) == self.host.freezer {
-            out.push(Output::Act(Action::WatchFreezer { root, path }));
+            out(Output::Act(Action::WatchFreezer { root, path }));
         }
     }
 
     /// A new cgroup inside a container, or inside the twin of one.
-    fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Vec<Output>) {
+    fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Told<'_>) {
         match self.places.get(&root) {
             Some(Place::Root) => {
                 self.places.put(key, Place::Inside(root));
@@ -374,7 +366,7 @@ impl Machine {
                 }
                 self.places.put(key, Place::Inside(root));
             }
-            _ => out.push(Output::Act(Action::Forget(key))),
+            _ => out(Output::Act(Action::Forget(key))),
         }
     }
 
@@ -385,7 +377,7 @@ impl Machine {
         key: CgroupKey,
         claim: Claim,
         origin: Origin,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         self.enter(key, claim, out);
         self.foresee(key);
@@ -396,7 +388,7 @@ impl Machine {
     }
 
     /// Enters an instance into the table without a word, in place of its twins.
-    pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
+    pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Told<'_>) {
         let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
         roots.root = Some(key);
         let path = roots.freezer.take();
@@ -410,7 +402,7 @@ impl Machine {
                 Some(Place::Twin(claim)) if level_of(&claim.path) <= level => {}
                 _ => self.places.put(twin, Place::Inside(key)),
             }
-            out.push(Output::Act(Action::Forget(twin)));
+            out(Output::Act(Action::Forget(twin)));
         }
         self.places.put(key, Place::Root);
         self.roots.insert(Arc::clone(&claim.path), key);
@@ -418,7 +410,7 @@ impl Machine {
         let instance = Instance::new(self.identity(key, claim), group);
         self.instances.insert(key, instance);
         if self.host.freezer.is_some() {
-            out.push(Output::Act(Action::WatchFreezer { root: key, path }));
+            out(Output::Act(Action::WatchFreezer { root: key, path }));
         }
     }
 
@@ -460,7 +452,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         parent_pid: u32,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) -> Option<CgroupKey> {
         match self.places.get(&key)? {
             Place::Root => Some(key),
@@ -536,7 +528,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         origin: Origin,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -559,14 +551,14 @@ impl Machine {
         if let Some(subject) = &mut event.container {
             subject.state = crate::record::State::Removed;
         }
-        out.push(Output::Event(Box::new(event)));
+        out(Output::Event(&event));
         let Some(instance) = self.instances.remove(&key) else {
             return;
         };
         self.roots.remove(&instance.identity.path);
         give_back(&mut self.roots);
         if self.host.freezer.is_some() {
-            out.push(Output::Act(Action::UnwatchFreezer { root: key }));
+            out(Output::Act(Action::UnwatchFreezer { root: key }));
         }
         if let Some(roots) = self.groups.get_mut(&instance.group) {
             roots.root = None;
@@ -581,7 +573,7 @@ impl Machine {
     }
 
     /// The last twin of a container that never got a root: it lived, if only to fail.
-    fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Vec<Output>) {
+    fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Told<'_>) {
         let Some(roots) = self.groups.get_mut(&claim.group) else {
             return;
         };

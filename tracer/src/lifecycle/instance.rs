@@ -48,7 +48,8 @@ pub struct Identity {
 /// is copied to be changed begins with nothing.
 #[derive(Debug, Default)]
 pub struct Kept {
-    asked: AtomicBool,
+    /// More lines are to be expected.
+    lasting: AtomicBool,
     parts: OnceLock<Option<Parts>>,
 }
 
@@ -77,11 +78,13 @@ impl Parts {
 }
 
 impl Kept {
-    /// What `make` makes, once; nothing where it is too much to keep. Nothing for the first who asks
-    /// either: most containers of a full host are told of once, at the start.
-    pub fn parts(&self, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
-        if !self.asked.load(Ordering::Relaxed) {
-            self.asked.store(true, Ordering::Relaxed);
+    /// What `make` makes, once; nothing where it is too much to keep. Nothing either before somebody
+    /// asks for a line that others will follow: most containers of a full host are told of when they
+    /// are found and when they are looked up, and then no more.
+    pub fn parts(&self, lasting: bool, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
+        if lasting {
+            self.lasting.store(true, Ordering::Relaxed);
+        } else if !self.lasting.load(Ordering::Relaxed) {
             return None;
         }
         self.parts.get_or_init(make).as_ref()
@@ -90,7 +93,10 @@ impl Kept {
 
 impl Clone for Kept {
     fn clone(&self) -> Self {
-        Self::default()
+        Self {
+            lasting: AtomicBool::new(self.lasting.load(Ordering::Relaxed)),
+            parts: OnceLock::new(),
+        }
     }
 }
 
@@ -196,7 +202,7 @@ impl Instance {
     /// The identity, to be changed.
     pub(super) fn identity_mut(&mut self) -> &mut Identity {
         let identity = Arc::make_mut(&mut self.identity);
-        identity.kept = Kept::default();
+        identity.kept = identity.kept.clone();
         identity
     }
 

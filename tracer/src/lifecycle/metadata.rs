@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
-use super::{Action, Identity, Machine, Output};
+use super::{Action, Identity, Machine, Output, Told};
 use crate::{
     record::{Enrichment, Image, K8s, Kind, Origin, Runtime},
     time::{BootNs, Timestamp},
@@ -66,9 +66,9 @@ pub const fn of_call(root: CgroupKey) -> bool {
 impl Machine {
     /// Asks for what is known of the container with this root. What its runtime had written before
     /// the cgroup was there may be known already; sockets may add to it.
-    pub(super) fn ask(&self, root: CgroupKey, sockets: bool, out: &mut Vec<Output>) {
+    pub(super) fn ask(&self, root: CgroupKey, sockets: bool, out: &mut Told<'_>) {
         if let Some(question) = self.question(root) {
-            out.push(Output::Act(Action::Enrich(Box::new(Ask {
+            out(Output::Act(Action::Enrich(Box::new(Ask {
                 sockets,
                 ..question
             }))));
@@ -77,7 +77,7 @@ impl Machine {
 
     /// Asks about a container that is about to be: its runtime's command line names the bundle tens
     /// of milliseconds before there is a cgroup, a bare runtime's entrypoint follows that at once.
-    pub(super) fn ask_for_call(&mut self, pid: u32, parent_pid: u32, out: &mut Vec<Output>) {
+    pub(super) fn ask_for_call(&mut self, pid: u32, parent_pid: u32, out: &mut Told<'_>) {
         let Some((number, call)) = self.calls.numbered(pid) else {
             return;
         };
@@ -88,7 +88,7 @@ impl Machine {
             self.calls.learn(number, known);
             return;
         }
-        out.push(Output::Act(Action::Enrich(Box::new(Ask {
+        out(Output::Act(Action::Enrich(Box::new(Ask {
             root: CgroupKey::new(CALLS, number),
             id: Arc::clone(&call.id),
             runtime: Some(call.manager()),
@@ -150,7 +150,7 @@ impl Machine {
         at: BootNs,
         root: CgroupKey,
         metadata: &Metadata,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         if of_call(root) {
             self.calls.learn(root.id, Arc::new(metadata.clone()));

@@ -120,12 +120,16 @@ pub enum Input<'a> {
     Tick,
 }
 
-/// What follows from an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    Event(Box<Event>),
+/// What follows from an input. It is handed on at once, in order, so that nothing of a scan of
+/// thousands has to be kept.
+#[derive(Debug)]
+pub enum Output<'a> {
+    Event(&'a Event),
     Act(Action),
 }
+
+/// Who takes what follows.
+pub type Told<'a> = dyn FnMut(Output<'_>) + 'a;
 
 /// What the pipeline shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,11 +291,11 @@ impl Machine {
 
     /// Goes on in another process: what this table asked of the one before is asked again, and how
     /// things are told follows `host`, which is the same host.
-    pub fn resume(&mut self, host: Host, out: &mut Vec<Output>) {
+    pub fn resume(&mut self, host: Host, out: &mut Told<'_>) {
         self.host = host;
         for (root, instance) in self.instances.iter() {
             if self.host.freezer.is_some() {
-                out.push(Output::Act(Action::WatchFreezer {
+                out(Output::Act(Action::WatchFreezer {
                     root: *root,
                     path: Arc::clone(&instance.identity.path),
                 }));
@@ -300,8 +304,8 @@ impl Machine {
         }
     }
 
-    /// Applies one input that happened at `at`; what follows is appended to `out`.
-    pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Vec<Output>) {
+    /// Applies one input that happened at `at`; `out` is called for what follows, in order.
+    pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Told<'_>) {
         match input {
             Input::Raw(what) => self.raw(at, what, out),
             Input::Metadata { root, metadata } => self.metadata(at, root, metadata, out),
@@ -384,7 +388,7 @@ impl Machine {
         self.next_seq
     }
 
-    fn raw(&mut self, at: BootNs, what: &What<'_>, out: &mut Vec<Output>) {
+    fn raw(&mut self, at: BootNs, what: &What<'_>, out: &mut Told<'_>) {
         match what {
             What::Mkdir(mkdir) => self.mkdir(at, mkdir, out),
             What::Rename(mkdir) => self.rename(mkdir),
@@ -407,13 +411,13 @@ impl Machine {
         }
     }
 
-    fn node(&mut self, at: BootNs, kind: Kind, mut node: Box<Node>, out: &mut Vec<Output>) {
+    fn node(&mut self, at: BootNs, kind: Kind, mut node: Box<Node>, out: &mut Told<'_>) {
         if matches!(kind, Kind::NodeSynced | Kind::NodeResynced) {
             node.containers = u64::try_from(self.instances.len()).ok();
         }
         let mut event = self.blank(at, kind, Origin::Kernel);
         event.node = Some(node);
-        out.push(Output::Event(Box::new(event)));
+        out(Output::Event(&event));
     }
 
     /// An event with the next number and nothing else.
@@ -462,10 +466,10 @@ impl Machine {
         kind: Kind,
         origin: Origin,
         root: CgroupKey,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         if let Some(event) = self.event(time, kind, origin, root) {
-            out.push(Output::Event(Box::new(event)));
+            out(Output::Event(&event));
         }
     }
 }

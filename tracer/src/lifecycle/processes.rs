@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::{CgroupKey, flags};
 
 use super::{
-    Actor, Event, Machine, OomFacts, Output,
+    Actor, Event, Machine, OomFacts, Output, Told,
     instance::{End, Instance, Member},
     keyed::ByNumber,
     places::Place,
@@ -29,7 +29,7 @@ impl Machine {
         cgroup: CgroupKey,
         child: &Task<'_>,
         bits: u32,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         if bits & flags::PID_NS_DIFFERS != 0 && child.vpid == 1 {
             self.init_born(at, cgroup, child, out);
@@ -48,13 +48,7 @@ impl Machine {
         }
     }
 
-    fn init_born(
-        &mut self,
-        at: BootNs,
-        cgroup: CgroupKey,
-        child: &Task<'_>,
-        out: &mut Vec<Output>,
-    ) {
+    fn init_born(&mut self, at: BootNs, cgroup: CgroupKey, child: &Task<'_>, out: &mut Told<'_>) {
         let by_runtime = is_runtime_init(child.comm);
         let settles = match self.places.get(&cgroup) {
             Some(Place::Twin(_)) => true,
@@ -90,7 +84,7 @@ impl Machine {
     }
 
     /// Inits that waited long enough.
-    pub(super) fn tick(&mut self, at: BootNs, out: &mut Vec<Output>) {
+    pub(super) fn tick(&mut self, at: BootNs, out: &mut Told<'_>) {
         while let Some((deadline, root)) = self.waiting.first().copied() {
             if deadline > at {
                 break;
@@ -115,7 +109,7 @@ impl Machine {
         at: BootNs,
         root: CgroupKey,
         candidate: Member,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
@@ -131,11 +125,11 @@ impl Machine {
                 vpid: 1,
                 ..Actor::default()
             });
-            out.push(Output::Event(Box::new(event)));
+            out(Output::Event(&event));
         }
     }
 
-    pub(super) fn exec(&mut self, at: BootNs, exec: &Exec<'_>, out: &mut Vec<Output>) {
+    pub(super) fn exec(&mut self, at: BootNs, exec: &Exec<'_>, out: &mut Told<'_>) {
         if exec.flags & flags::RUNTIME != 0 {
             self.calls
                 .note(exec.process.pid, exec.uid, exec.process.comm, exec.args);
@@ -213,7 +207,7 @@ impl Machine {
         kind: Kind,
         root: CgroupKey,
         exec: &Exec<'_>,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let Some(mut event) = self.event(at, kind, Origin::Kernel, root) else {
             return;
@@ -231,7 +225,7 @@ impl Machine {
             },
             ..actor(&exec.process)
         });
-        out.push(Output::Event(Box::new(event)));
+        out(Output::Event(&event));
     }
 
     pub(super) fn exit(
@@ -241,7 +235,7 @@ impl Machine {
         task: &Task<'_>,
         status: u32,
         bits: u32,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let Some(root) = self.container_of(cgroup) else {
             return;
@@ -287,7 +281,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn oom(&mut self, at: BootNs, oom: &Oom<'_>, out: &mut Vec<Output>) {
+    pub(super) fn oom(&mut self, at: BootNs, oom: &Oom<'_>, out: &mut Told<'_>) {
         let Some(root) = self.container_of(oom.cgroup) else {
             return;
         };
@@ -304,7 +298,7 @@ impl Machine {
                 own: oom.limit == Some(oom.memory),
                 limit_bytes: oom.limit_bytes,
             });
-            out.push(Output::Event(Box::new(event)));
+            out(Output::Event(&event));
         }
     }
 }
@@ -349,12 +343,12 @@ fn actor(task: &Task<'_>) -> Actor {
     }
 }
 
-fn push_exit(mut event: Event, task: &Task<'_>, status: u32, out: &mut Vec<Output>) {
+fn push_exit(mut event: Event, task: &Task<'_>, status: u32, out: &mut Told<'_>) {
     event.process = Some(Actor {
         status: Some(status),
         ..actor(task)
     });
-    out.push(Output::Event(Box::new(event)));
+    out(Output::Event(&event));
 }
 
 /// Whether a name is that of a runtime's own stage before the entrypoint: `runc:[2:INIT]`,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::{
-    Action, Machine, Output,
+    Action, Machine, Output, Told,
     cgroups::leaf_of,
     instance::{End, Instance, Member},
     places::{Claim, Place},
@@ -88,7 +88,7 @@ impl Machine {
         at: BootNs,
         snapshot: &Snapshot,
         origin: Origin,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let mut seen = BTreeSet::new();
         let left_out = LeftOut::of(snapshot, self.host.preferred());
@@ -130,7 +130,7 @@ impl Machine {
         after: &[Found],
         origin: Origin,
         seen: &mut BTreeSet<CgroupKey>,
-        out: &mut Vec<Output>,
+        out: &mut Told<'_>,
     ) {
         let sight = Sight::of(found, after);
         if self.instances.contains_key(&found.cgroup) {
@@ -172,7 +172,7 @@ impl Machine {
                     self.places.put(found.cgroup, place);
                 }
             }
-            Sighting::None => out.push(Output::Act(Action::Forget(found.cgroup))),
+            Sighting::None => out(Output::Act(Action::Forget(found.cgroup))),
         }
     }
 
@@ -264,7 +264,7 @@ impl Machine {
     }
 
     /// A container that was known: tells what changed since.
-    fn compare(&mut self, at: BootNs, sight: &Sight<'_>, origin: Origin, out: &mut Vec<Output>) {
+    fn compare(&mut self, at: BootNs, sight: &Sight<'_>, origin: Origin, out: &mut Told<'_>) {
         let key = sight.root.cgroup;
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -292,7 +292,7 @@ impl Machine {
         for (kind, session) in sessions {
             if let Some(mut event) = self.event(at, kind, origin, key) {
                 event.session = Some((session.pid, session.start_ns));
-                out.push(Output::Event(Box::new(event)));
+                out(Output::Event(&event));
             }
         }
         for kind in told {

@@ -28,11 +28,18 @@ fn host(processes: bool) -> Host {
     }
 }
 
+/// What came out.
+#[derive(Debug, PartialEq, Eq)]
+enum Kept {
+    Event(Box<Event>),
+    Act(Action),
+}
+
 /// Drives a machine and keeps what came out.
 struct Script {
     machine: Machine,
     now: u64,
-    out: Vec<Output>,
+    out: Vec<Kept>,
 }
 
 fn task(pid: u32, vpid: u32, comm: &'static [u8]) -> Task<'static> {
@@ -61,8 +68,7 @@ impl Script {
 
     fn raw(&mut self, what: What<'_>) -> &mut Self {
         self.now += 1_000;
-        self.machine
-            .apply(BootNs(self.now), Input::Raw(&what), &mut self.out);
+        self.apply(BootNs(self.now), Input::Raw(&what));
         self
     }
 
@@ -156,16 +162,26 @@ impl Script {
     fn scan(&mut self, snapshot: &Snapshot, origin: Origin) -> &mut Self {
         self.now += 1_000;
         let input = Input::Snapshot(snapshot, origin);
-        self.machine.apply(BootNs(self.now), input, &mut self.out);
+        self.apply(BootNs(self.now), input);
         self
+    }
+
+    fn apply(&mut self, at: BootNs, input: Input<'_>) {
+        let Self { machine, out, .. } = self;
+        machine.apply(at, input, &mut |output| {
+            out.push(match output {
+                Output::Event(event) => Kept::Event(Box::new(event.clone())),
+                Output::Act(action) => Kept::Act(action),
+            });
+        });
     }
 
     fn events(&self) -> Vec<&Event> {
         self.out
             .iter()
             .filter_map(|output| match output {
-                Output::Event(event) => Some(&**event),
-                Output::Act(_) => None,
+                Kept::Event(event) => Some(&**event),
+                Kept::Act(_) => None,
             })
             .collect()
     }
@@ -174,7 +190,7 @@ impl Script {
         self.out
             .iter()
             .filter_map(|output| match output {
-                Output::Act(Action::Forget(key)) => Some(*key),
+                Kept::Act(Action::Forget(key)) => Some(*key),
                 _ => None,
             })
             .collect()
@@ -347,7 +363,7 @@ fn twins_before_and_after_the_root_are_one_container() {
                 && made.contains(&FREEZER)
                 && script.out[before..]
                     .iter()
-                    .any(|output| matches!(output, Output::Act(Action::WatchFreezer { .. })));
+                    .any(|output| matches!(output, Kept::Act(Action::WatchFreezer { .. })));
         }
         assert!(asked_for_both, "{order:?}: its freezer is not watched");
         script.lands(10, 100, 1).ends(10, 100, 1, 0, LANDED);
@@ -434,7 +450,7 @@ fn a_bare_container_is_one_though_its_paths_differ_between_hierarchies() {
         script.rmdir(UNIFIED, 10);
         script.check(&["created", "started", "exited", "emptied", "removed"]);
         let freezer = script.out.iter().any(|output| {
-            let Output::Act(Action::WatchFreezer { path, .. }) = output else {
+            let Kept::Act(Action::WatchFreezer { path, .. }) = output else {
                 return false;
             };
             **path == *b"/session/3/t1"
@@ -653,9 +669,7 @@ fn an_init_that_never_executes_anything() {
         .mkdir(UNIFIED, 10, &docker())
         .born(10, 100, b"lxc-start");
     let deadline = by_time.machine.deadline().expect("waits");
-    by_time
-        .machine
-        .apply(deadline, Input::Tick, &mut by_time.out);
+    by_time.apply(deadline, Input::Tick);
     by_time.ends(10, 100, 1, 0, ENTRANT);
     by_time.check(&["created", "started", "exited"]);
     assert_eq!(by_time.machine.deadline(), None);
@@ -771,7 +785,7 @@ fn a_path_that_the_kernel_cut_is_whole_once_its_parent_is_known() {
         cgroup,
         path: &path,
     };
-    script.machine.apply(BootNs(1), input, &mut Vec::new());
+    script.machine.apply(BootNs(1), input, &mut |_| {});
     assert_eq!(script.machine.lacks_parent(&mkdir), None);
     script.raw(What::Mkdir(mkdir));
     script.check(&["created"]);
@@ -1046,14 +1060,12 @@ fn throw(script: &mut Script, dice: &mut Dice) {
                 root: key,
                 frozen: dice.below(2) == 0,
             };
-            script
-                .machine
-                .apply(BootNs(script.now), input, &mut script.out);
+            script.apply(BootNs(script.now), input);
             script
         }
         _ => {
             if let Some(deadline) = script.machine.deadline() {
-                script.machine.apply(deadline, Input::Tick, &mut script.out);
+                script.apply(deadline, Input::Tick);
             }
             script
         }

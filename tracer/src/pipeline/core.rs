@@ -20,10 +20,10 @@ use super::{
 use crate::{
     clock::Reading,
     decode::{Mkdir, RawEvent, What, decode},
-    engine::{Effect, Engine, Entry},
+    engine::{Engine, Entry},
     enrich::Source,
     kernel::{freezers::Freezers, tables::Tables},
-    lifecycle::Metadata,
+    lifecycle::{Metadata, Output},
     metrics::Count,
     reconcile,
     record::{Clock, Kind, Node},
@@ -245,16 +245,16 @@ impl Core {
         let Self { todo, outlets, .. } = self;
         let step = self
             .engine
-            .step(now, entry, |renderer, effect| match effect {
-                Effect::Event(event) => {
-                    outlets.add(renderer, &event, now);
+            .step(now, entry, |renderer, output| match output {
+                Output::Event(event) => {
+                    outlets.add(renderer, event, now);
                     if mode == Mode::Live && event.kind == Kind::Removed {
                         let gone = event.container.as_ref();
                         todo.extend(gone.map(|gone| Todo::Gone(gone.identity.cgroup)));
                     }
                 }
-                Effect::Act(action) if mode == Mode::Live => todo.push(Todo::Act(action)),
-                Effect::Act(_) => {}
+                Output::Act(action) if mode == Mode::Live => todo.push(Todo::Act(action)),
+                Output::Act(_) => {}
             });
         if let Err(error) = step {
             self.outlets.metrics.add(Count::RingUndecoded, 1);
@@ -270,8 +270,8 @@ impl Core {
     pub(super) fn resume(&mut self, on: super::Resumed) -> anyhow::Result<()> {
         let todo = &mut self.todo;
         self.engine
-            .resume(on.host, on.identity, on.offset, |_, effect| {
-                if let Effect::Act(action) = effect {
+            .resume(on.host, on.identity, on.offset, |_, output| {
+                if let Output::Act(action) = output {
                     todo.push(Todo::Act(action));
                 }
             });

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{Renderer, arguments, known, latency, text, written};
 use crate::{
     lifecycle::{Actor, Event, Identity, Subject},
-    record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
+    record::{Enrichment, Exit, Host, Image, Kind, Origin, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
 
@@ -43,7 +43,9 @@ impl Renderer {
         self.written.keep(common);
         if let Some(subject) = &event.container {
             let identity = &subject.identity;
-            if let Some(parts) = identity.kept.parts(|| written::parts(identity)) {
+            let lasting = event.origin == Origin::Kernel && event.kind != Kind::Enriched;
+            let kept = identity.kept.parts(lasting, || written::parts(identity));
+            if let Some(parts) = kept {
                 let (before, after) = parts.both();
                 json.0.extend_from_slice(before);
                 json.progress(subject);

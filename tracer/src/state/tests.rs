@@ -4,8 +4,8 @@ use tracer_common::CgroupKey;
 
 use super::*;
 use crate::{
-    engine::{Effect, Engine, Entry},
-    lifecycle::{self, Found as Seen, FoundProcess, Machine, Snapshot},
+    engine::{Engine, Entry},
+    lifecycle::{self, Found as Seen, FoundProcess, Machine, Output, Snapshot},
     record::{Host, Kind, Node, Origin},
     recording::Header,
     render::Renderer,
@@ -84,9 +84,9 @@ fn broken(dir: &Path, boot: &str) -> Broken {
 fn step(engine: &mut Engine, entry: &Entry<'_>) -> String {
     let mut lines = Vec::new();
     engine
-        .step(BootNs(9), entry, |renderer, effect| {
-            if let Effect::Event(event) = effect {
-                renderer.line(&event, BootNs(9), &mut lines);
+        .step(BootNs(9), entry, |renderer, output| {
+            if let Output::Event(event) = output {
+                renderer.line(event, BootNs(9), &mut lines);
             }
         })
         .expect("entries that can be read");
