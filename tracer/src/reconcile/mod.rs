@@ -15,7 +15,7 @@ mod resolve;
 
 use std::{
     collections::HashSet,
-    fs,
+    fs::{self, Metadata},
     io::{self, ErrorKind},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -59,6 +59,7 @@ pub fn scan(hierarchies: &Hierarchies, watch: &mut dyn Watch) -> Snapshot {
             ..Snapshot::default()
         },
         preferred: HashSet::new(),
+        processes: proc::Reader::default(),
     };
     for hierarchy in &hierarchies.all {
         walk.directory(hierarchy, &hierarchy.mount, &mut Vec::new(), false);
@@ -72,6 +73,7 @@ struct Walk<'a> {
     snapshot: Snapshot,
     /// Paths of what was found in the preferred hierarchy.
     preferred: HashSet<Arc<[u8]>>,
+    processes: proc::Reader,
 }
 
 impl Walk<'_> {
@@ -110,8 +112,14 @@ impl Walk<'_> {
         if path.split(|byte| *byte == b'/').count() > MAX_DEPTH {
             return self.failed(directory, &io::Error::other("nested too deep"));
         }
-        if self.preferred.contains(&**path) && self.is_twin(hierarchy, directory) {
-            return self.directory(hierarchy, directory, path, true);
+        let metadata = match fs::metadata(directory) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.failed(directory, &error),
+        };
+        if self.preferred.contains(&**path) && Some(hierarchy.id) != self.hierarchies.preferred() {
+            let twin = CgroupKey::new(hierarchy.id, metadata.ino());
+            self.watch.forget(twin);
+            return self.inside(hierarchy, directory, &metadata, path, true);
         }
         let container = inside
             || match identify(path) {
@@ -120,7 +128,7 @@ impl Walk<'_> {
                 Identity::Excluded { .. } | Identity::NotContainer { .. } => false,
             };
         if container {
-            match self.read(hierarchy, directory, path) {
+            match self.read(hierarchy, directory, &metadata, path) {
                 Ok(found) => {
                     if Some(hierarchy.id) == self.hierarchies.preferred() {
                         self.preferred.insert(Arc::clone(&found.path));
@@ -130,22 +138,31 @@ impl Walk<'_> {
                 Err(error) => return self.failed(directory, &error),
             }
         }
-        self.directory(hierarchy, directory, path, container);
+        self.inside(hierarchy, directory, &metadata, path, container);
     }
 
-    /// Lets go of a cgroup whose path was found, if it is of another hierarchy than that.
-    fn is_twin(&mut self, hierarchy: &Hierarchy, directory: &Path) -> bool {
-        let is_twin = Some(hierarchy.id) != self.hierarchies.preferred();
-        // One that is gone meanwhile has nothing to be let go of.
-        if is_twin && let Ok(metadata) = fs::metadata(directory) {
-            self.watch
-                .forget(CgroupKey::new(hierarchy.id, metadata.ino()));
+    /// Most cgroups have none inside, which their count of links tells: cgroupfs (kernfs) counts two
+    /// and one for each. One that is made after that was counted is in the ring.
+    fn inside(
+        &mut self,
+        hierarchy: &Hierarchy,
+        directory: &Path,
+        metadata: &Metadata,
+        path: &mut Vec<u8>,
+        container: bool,
+    ) {
+        if metadata.nlink() != 2 {
+            self.directory(hierarchy, directory, path, container);
         }
-        is_twin
     }
 
-    fn read(&mut self, hierarchy: &Hierarchy, directory: &Path, path: &[u8]) -> io::Result<Found> {
-        let metadata = fs::metadata(directory)?;
+    fn read(
+        &mut self,
+        hierarchy: &Hierarchy,
+        directory: &Path,
+        metadata: &Metadata,
+        path: &[u8],
+    ) -> io::Result<Found> {
         let cgroup = CgroupKey::new(hierarchy.id, metadata.ino());
         let age = metadata.modified()?.elapsed().unwrap_or_default();
         self.watch.track(cgroup, level_of(path));
@@ -153,7 +170,7 @@ impl Walk<'_> {
         let pids = pids(directory).inspect_err(|_| self.watch.forget(cgroup))?;
         let mut processes = Vec::new();
         for pid in pids {
-            match proc::process(pid) {
+            match self.processes.process(pid) {
                 Ok(process) => {
                     let landed = !process.is_waiting();
                     let entered = process.vpid == 1 || process.entered;
@@ -211,8 +228,9 @@ impl Walk<'_> {
 /// shell.
 fn holds_bare(directory: &Path) -> bool {
     let mut found = false;
+    let mut reader = proc::Reader::default();
     for pid in pids(directory).unwrap_or_default() {
-        let Ok(process) = proc::process(pid) else {
+        let Ok(process) = reader.process(pid) else {
             continue;
         };
         if process.pid_ns_level == 0 {
@@ -255,13 +273,8 @@ fn is_gone(error: &io::Error) -> bool {
         )
 }
 
-/// Most cgroups have none, which their count of links tells: cgroupfs (kernfs) counts two and one for
-/// each subdirectory.
 fn subdirectories(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
-    if fs::metadata(directory)?.nlink() == 2 {
-        return Ok(names);
-    }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

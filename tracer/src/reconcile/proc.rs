@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::lifecycle::FoundProcess;
@@ -30,30 +30,53 @@ impl Seen {
     }
 }
 
-/// Reads a process.
-///
-/// # Errors
-///
-/// Those of reading; a process that is gone is `NotFound` or `ESRCH`.
-pub(super) fn process(pid: u32) -> io::Result<Seen> {
-    let stat = read(Path::new(&format!("/proc/{pid}/stat")))?;
-    let status = read(Path::new(&format!("/proc/{pid}/status")))?;
-    let stat = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
-    let (vpid, pid_ns_level) = parse_nspid(&status).unwrap_or((pid, 0));
-    let differs = |kind| {
-        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
-        namespace(pid) != namespace(stat.parent_pid)
-    };
-    let entered = vpid == 1 || differs("pid") || differs("mnt");
-    Ok(Seen {
-        pid,
-        vpid,
-        parent_pid: stat.parent_pid,
-        pid_ns_level,
-        start_ns: stat.start_ns,
-        comm: stat.comm,
-        entered,
-    })
+/// Reads processes one after the other. Those next to each other mostly have the same parent, whose
+/// namespaces are kept for the next.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    parent: Option<(u32, Namespaces)>,
+}
+
+/// The pid and the mount namespace; `None` for what may not be known or is gone.
+type Namespaces = [Option<PathBuf>; 2];
+
+fn namespaces(pid: u32) -> Namespaces {
+    ["pid", "mnt"].map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok())
+}
+
+impl Reader {
+    /// Reads a process.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading; a process that is gone is `NotFound` or `ESRCH`.
+    pub(super) fn process(&mut self, pid: u32) -> io::Result<Seen> {
+        let stat = read(Path::new(&format!("/proc/{pid}/stat")))?;
+        let status = read(Path::new(&format!("/proc/{pid}/status")))?;
+        let stat = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        let (vpid, pid_ns_level) = parse_nspid(&status).unwrap_or((pid, 0));
+        Ok(Seen {
+            pid,
+            vpid,
+            parent_pid: stat.parent_pid,
+            pid_ns_level,
+            start_ns: stat.start_ns,
+            comm: stat.comm,
+            entered: vpid == 1 || self.has_namespaces_of_its_own(pid, stat.parent_pid),
+        })
+    }
+
+    /// Whether a process is in other namespaces than its parent.
+    fn has_namespaces_of_its_own(&mut self, pid: u32, parent: u32) -> bool {
+        let own = namespaces(pid);
+        match &self.parent {
+            Some((known, theirs)) if *known == parent => own != *theirs,
+            _ => {
+                let (_, theirs) = self.parent.insert((parent, namespaces(parent)));
+                own != *theirs
+            }
+        }
+    }
 }
 
 /// Reads a file that the kernel makes as one piece (its `single_open`): in `/proc`, or of values in
@@ -163,7 +186,9 @@ mod tests {
 
     #[test]
     fn this_process_can_be_read() {
-        let own = process(std::process::id()).expect("own /proc entry");
+        let own = Reader::default()
+            .process(std::process::id())
+            .expect("own /proc entry");
         assert!(own.start_ns > 0 && !own.comm.is_empty());
     }
 }
