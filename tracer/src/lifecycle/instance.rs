@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
-use super::Subject;
+use super::{Metadata, Subject};
 use crate::{
     record::{Enrichment, Image, K8s, Parent, Runtime, State},
     time::{BootNs, Timestamp},
@@ -197,6 +197,17 @@ impl Instance {
             home: None,
             sessions: BTreeMap::new(),
         }
+    }
+
+    /// Takes over what is new; says whether anything is.
+    pub(super) fn learn(&mut self, metadata: &Metadata) -> bool {
+        // Nobody else has it but while an event is told: this copies nothing.
+        let identity = Arc::make_mut(&mut self.identity);
+        let new = identity.learn(metadata);
+        if new {
+            identity.kept = identity.kept.clone();
+        }
+        new
     }
 
     /// The identity, to be changed.

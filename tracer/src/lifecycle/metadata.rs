@@ -109,7 +109,7 @@ impl Machine {
         let call = self.calls.for_id(&identity.id, user_of(&identity.path));
         if let Some(known) = call.and_then(|call| call.known.clone()) {
             instance.enrichment = known.level;
-            instance.identity_mut().learn(&known);
+            instance.learn(&known);
         }
     }
 
@@ -160,10 +160,7 @@ impl Machine {
             return;
         };
         instance.enrichment = instance.enrichment.max(metadata.level);
-        let mut identity = (*instance.identity).clone();
-        identity.learn(metadata);
-        if identity != *instance.identity {
-            instance.identity = Arc::new(identity);
+        if instance.learn(metadata) {
             self.tell(at, Kind::Enriched, Origin::Kernel, root, out);
         }
     }
@@ -179,15 +176,16 @@ fn user_of(path: &[u8]) -> Option<u32> {
 }
 
 impl Identity {
-    /// Takes over what is new; what is known is not unlearnt.
-    fn learn(&mut self, metadata: &Metadata) {
-        take(&mut self.name, metadata.name.as_ref());
-        self.learn_image(metadata.image.as_ref());
-        take(&mut self.label, metadata.label.as_ref());
-        take(&mut self.created, metadata.created.as_ref());
-        take(&mut self.restart_count, metadata.restart_count.as_ref());
-        self.sandbox |= metadata.sandbox;
-        take(&mut self.runtime, metadata.runtime.as_ref());
+    /// Takes over what is new; what is known is not unlearnt. Says whether anything was: a copy of
+    /// the whole, to compare it with, would cost more than all else that an event costs.
+    pub(super) fn learn(&mut self, metadata: &Metadata) -> bool {
+        let mut new = take(&mut self.name, metadata.name.as_ref());
+        new |= self.learn_image(metadata.image.as_ref());
+        new |= take(&mut self.label, metadata.label.as_ref());
+        new |= take(&mut self.created, metadata.created.as_ref());
+        new |= take(&mut self.restart_count, metadata.restart_count.as_ref());
+        new |= metadata.sandbox && !std::mem::replace(&mut self.sandbox, true);
+        new |= take(&mut self.runtime, metadata.runtime.as_ref());
         if let Some(found) = &metadata.k8s {
             let mut k8s = self.k8s.as_deref().cloned().unwrap_or_default();
             if let Some(found) = &found.pod {
@@ -200,32 +198,34 @@ impl Identity {
             }
             take(&mut k8s.namespace, found.namespace.as_ref());
             take(&mut k8s.container, found.container.as_ref());
-            self.k8s = Some(Arc::new(k8s));
+            new |= take(&mut self.k8s, Some(&Arc::new(k8s)));
         }
+        new
     }
-}
 
-impl Identity {
     /// Files never know a digest that a socket told: it stays with the image that it is of.
-    fn learn_image(&mut self, found: Option<&Arc<Image>>) {
+    fn learn_image(&mut self, found: Option<&Arc<Image>>) -> bool {
         let (Some(known), Some(found)) = (&self.image, found) else {
-            take(&mut self.image, found);
-            return;
+            return take(&mut self.image, found);
         };
         let keeps = found.repo_digests.is_empty() && known.name == found.name;
-        self.image = Some(if keeps && !known.repo_digests.is_empty() {
+        let image = if keeps && !known.repo_digests.is_empty() {
             Arc::new(Image {
                 repo_digests: known.repo_digests.clone(),
                 ..(**found).clone()
             })
         } else {
             Arc::clone(found)
-        });
+        };
+        take(&mut self.image, Some(&image))
     }
 }
 
-fn take<T: Clone>(known: &mut Option<T>, found: Option<&T>) {
-    if let Some(found) = found {
-        *known = Some(found.clone());
+/// Whether what was found is not what is known.
+fn take<T: Clone + PartialEq>(known: &mut Option<T>, found: Option<&T>) -> bool {
+    let is_new = found.is_some() && known.as_ref() != found;
+    if is_new {
+        *known = found.cloned();
     }
+    is_new
 }
