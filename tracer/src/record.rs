@@ -162,6 +162,12 @@ impl Kind {
         }
     }
 
+    /// Whether this tells of a process inside a container, of which there may be any number.
+    #[must_use]
+    pub const fn is_bulk(self) -> bool {
+        matches!(self, Self::ProcessExec | Self::ProcessExited)
+    }
+
     /// Whether this is one of the tracer's own records.
     #[must_use]
     pub const fn is_node(self) -> bool {

@@ -6,12 +6,12 @@
 //! pass.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
+use tracer_common::loss;
 
 use crate::{
     filter::Filter,
@@ -24,7 +24,7 @@ use crate::{
         Batch,
         file::FileSink,
         socket::SocketSink,
-        stdout::{Reader, StdoutSink},
+        stdout::{LeftOut, Reader, StdoutSink},
     },
     time::BootNs,
 };
@@ -78,11 +78,11 @@ impl Outlets {
         } else if self.stdout.is_some() {
             self.metrics.add(Count::StdoutIn, 1);
         }
-        let seq = event.seq;
+        let (seq, bulk) = (event.seq, event.kind.is_bulk());
         let shows_json = self.shows_json();
         if self.stdout.is_some() && !shows_json {
             let format = &mut self.format;
-            self.shown.add(seq, passes, |lines| {
+            self.shown.add(seq, passes, bulk, |lines| {
                 if passes {
                     format.event(renderer, event, now, lines);
                 }
@@ -91,7 +91,7 @@ impl Outlets {
         let takes_all = self.takes_all();
         let wanted =
             takes_all || passes && (self.file.is_some() || self.stdout.is_some() && shows_json);
-        self.json.add(seq, passes, |lines| {
+        self.json.add(seq, passes, bulk, |lines| {
             if wanted {
                 renderer.line(event, now, lines);
             }
@@ -186,17 +186,22 @@ impl Outlets {
 
     /// What a sink left out, once it takes lines again.
     pub(super) fn take_lost(&mut self) -> Option<Node> {
-        let left_out = |sink: &str, lost| Node {
-            lost: BTreeMap::from([("record".to_owned(), lost)]),
+        let left_out = |sink: &str, bulk, others| Node {
+            lost: [(loss::name(loss::BULK), bulk), ("record", others)]
+                .into_iter()
+                .filter(|(_, lost)| *lost != 0)
+                .map(|(name, lost)| (name.to_owned(), lost))
+                .collect(),
             sink: Some(sink.to_owned()),
             ..Node::default()
         };
         if let Some(lost) = self.stdout.as_mut().and_then(StdoutSink::take_lost) {
-            self.metrics.add(Count::StdoutDropped, lost);
-            return Some(left_out("stdout", lost));
+            let LeftOut { bulk, others } = lost;
+            self.metrics.add(Count::StdoutDropped, bulk + others);
+            return Some(left_out("stdout", bulk, others));
         }
         if let Some(lost) = self.file.as_mut().and_then(FileSink::take_lost) {
-            return Some(left_out("file", lost));
+            return Some(left_out("file", 0, lost));
         }
         #[cfg(feature = "upstream")]
         if let Some(uplink) = &self.uplink {

@@ -6,6 +6,7 @@ struct Place {
     seq: u64,
     end: usize,
     passes: bool,
+    bulk: bool,
 }
 
 /// Lines in the order of their records. A record may have several, or none.
@@ -24,16 +25,19 @@ pub struct Line<'a> {
     pub bytes: &'a [u8],
     /// Whether the filter lets the record pass.
     pub passes: bool,
+    /// Whether it tells of a process inside a container, of which there may be any number.
+    pub bulk: bool,
 }
 
 impl Batch {
     /// Adds what `write` writes for record `seq`.
-    pub fn add(&mut self, seq: u64, passes: bool, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn add(&mut self, seq: u64, passes: bool, bulk: bool, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
         self.places.push(Place {
             seq,
             end: self.bytes.len(),
             passes,
+            bulk,
         });
     }
 
@@ -47,6 +51,7 @@ impl Batch {
                 seq: place.seq,
                 bytes,
                 passes: place.passes,
+                bulk: place.bulk,
             }
         })
     }

@@ -273,7 +273,7 @@ mod tests {
     fn batch(numbers: impl IntoIterator<Item = u64>) -> Batch {
         let mut batch = Batch::default();
         for seq in numbers {
-            batch.add(seq, seq % 10 != 0, |bytes| {
+            batch.add(seq, seq % 10 != 0, false, |bytes| {
                 bytes.extend_from_slice(line(seq).as_bytes());
             });
         }
@@ -382,7 +382,9 @@ mod tests {
         let mut sink = FileSink::open(&path, "s", long.len() + 300, mark()).expect("a sink");
         let mut batch = Batch::default();
         // More than a pipe takes: its writer waits, as on a disk that stalls.
-        batch.add(1, true, |bytes| bytes.extend_from_slice(long.as_bytes()));
+        batch.add(1, true, false, |bytes| {
+            bytes.extend_from_slice(long.as_bytes());
+        });
         sink.push(&batch);
         sink.push(&self::batch(2..=19));
         sink.push(&self::batch(20..=21));
@@ -426,7 +428,7 @@ mod tests {
         .expect("a pipe");
         let mut sink = sink(&path);
         let mut batch = Batch::default();
-        batch.add(1, true, |bytes| bytes.resize(100 << 10, b'x'));
+        batch.add(1, true, false, |bytes| bytes.resize(100 << 10, b'x'));
         sink.push(&batch);
         sink.finish(Duration::from_millis(50));
         assert_eq!(sink.seq(), 0);

@@ -3,7 +3,8 @@
 //! Writing straight from the drain is the shortest way to the reader, so it is tried first; what the
 //! pipe does not take waits in a queue of `capacity` bytes. Policy when that is full: the newest
 //! records are left out and counted; once there is room again the count is told in the stream by a
-//! `node.gap` with `sink: stdout`.
+//! `node.gap` with `sink: stdout`. Processes inside containers, of which there may be any number, have
+//! half of the queue: however many come and go, what happens to the containers themselves finds room.
 //!
 //! A pipe is written in whole lines of at most `PIPE_BUF` bytes together, which the kernel takes as a
 //! whole or not at all (pipe(7)): whenever tracer is killed, its reader has whole lines. Only a
@@ -23,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Batch;
+use super::{Batch, Line};
 use crate::state::Mark;
 use bytes::{Buf as _, BytesMut};
 use rustix::{
@@ -55,10 +56,28 @@ pub struct StdoutSink {
     capacity: usize,
     /// Number of the newest record that came.
     taken: u64,
-    lost: u64,
-    /// A record was left out and that is not told yet.
-    losing: bool,
+    /// Left out and not told yet.
+    lost: LeftOut,
+    /// Number of the oldest of them that is not told yet.
+    first_lost: Option<u64>,
+    losing: Losing,
     mark: Mark,
+}
+
+/// Records that were left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    /// Of processes inside containers.
+    pub bulk: u64,
+    pub others: u64,
+}
+
+/// What is left out until it is told that something was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Losing {
+    Nothing,
+    Bulk,
+    All,
 }
 
 /// What became of the reader.
@@ -108,8 +127,9 @@ impl StdoutSink {
             queued: VecDeque::new(),
             capacity,
             taken: 0,
-            lost: 0,
-            losing: false,
+            lost: LeftOut::default(),
+            first_lost: None,
+            losing: Losing::Nothing,
             mark,
         })
     }
@@ -143,10 +163,13 @@ impl StdoutSink {
         let had = self.mark.seq();
         let waits = !self.queue.is_empty();
         for line in batch.lines().filter(|line| line.passes && line.seq > had) {
-            // After a loss nothing goes out before it is told.
-            if self.losing || waits && self.queue.len() + line.bytes.len() > self.capacity {
-                self.losing = true;
-                self.lost += 1;
+            if !self.admits(&line, waits) {
+                if line.bulk {
+                    self.lost.bulk += 1;
+                } else {
+                    self.lost.others += 1;
+                }
+                self.first_lost.get_or_insert(line.seq);
                 continue;
             }
             self.queue.extend_from_slice(line.bytes);
@@ -154,6 +177,19 @@ impl StdoutSink {
         }
         self.taken = batch.lines().last().map_or(self.taken, |line| line.seq);
         self.flush()
+    }
+
+    /// Whether a line may go out. After a loss no more of what was lost does before that is told.
+    fn admits(&mut self, line: &Line<'_>, waits: bool) -> bool {
+        let (room, without) = if line.bulk {
+            (self.capacity / 2, Losing::Bulk)
+        } else {
+            (self.capacity, Losing::All)
+        };
+        if waits && self.queue.len() + line.bytes.len() > room {
+            self.losing = self.losing.max(without);
+        }
+        self.losing < without
     }
 
     /// Writes what is queued, as far as it goes.
@@ -176,7 +212,8 @@ impl StdoutSink {
             }
         }
         // Past what was left out only when that is told: after a kill it would be told by nobody.
-        if self.queued.is_empty() && !self.losing && self.taken > self.mark.seq() {
+        let is_whole = self.queued.is_empty() && self.losing == Losing::Nothing;
+        if is_whole && self.taken > self.mark.seq() {
             self.mark.store(self.taken);
         }
         if self.queue.is_empty() && self.queue.capacity() > SPARE_BYTES {
@@ -213,14 +250,15 @@ impl StdoutSink {
             self.queued.pop_front();
         }
         if let Some(seq) = whole {
-            self.mark.store(seq);
+            self.mark
+                .store(self.first_lost.map_or(seq, |lost| seq.min(lost - 1)));
         }
     }
 
     /// A new process begins, which can tell nothing older than record `first` again. What is
     /// missing before it was in the queue of the process that ended.
     pub fn begin_at(&mut self, first: u64) {
-        self.lost += self.mark.skip_to(first);
+        self.lost.others += self.mark.skip_to(first);
     }
 
     /// Another stream begins: numbers of the one before mean nothing any more. What is queued of it
@@ -228,6 +266,7 @@ impl StdoutSink {
     pub fn begin_stream(&mut self, stream: &str) {
         self.mark.begin_stream(stream);
         self.taken = 0;
+        self.first_lost = None;
         for (seq, _) in &mut self.queued {
             *seq = 0;
         }
@@ -277,12 +316,14 @@ impl StdoutSink {
     }
 
     /// Records left out since this was last asked, once there is room to say so.
-    pub fn take_lost(&mut self) -> Option<u64> {
-        let room = self.queue.len() < self.capacity / 2;
-        if !room || self.lost == 0 {
+    pub fn take_lost(&mut self) -> Option<LeftOut> {
+        // Well below what bulk may fill, or each piece of it that the reader takes is followed by a gap.
+        let room = self.queue.len() < self.capacity / 4;
+        if !room || self.lost == LeftOut::default() {
             return None;
         }
-        self.losing = false;
+        self.losing = Losing::Nothing;
+        self.first_lost = None;
         Some(std::mem::take(&mut self.lost))
     }
 
@@ -343,9 +384,27 @@ mod tests {
     fn batch(numbers: impl IntoIterator<Item = u64>) -> Batch {
         let mut batch = Batch::default();
         for number in numbers {
-            batch.add(number, true, |bytes| bytes.extend_from_slice(&line(number)));
+            batch.add(number, true, false, |bytes| {
+                bytes.extend_from_slice(&line(number));
+            });
         }
         batch
+    }
+
+    /// Lines of which every tenth tells of a container, the others of processes inside.
+    fn mixed(numbers: impl IntoIterator<Item = u64>) -> Batch {
+        let mut batch = Batch::default();
+        for number in numbers {
+            let bulk = number % 10 != 0;
+            batch.add(number, true, bulk, |bytes| {
+                bytes.extend_from_slice(&line(number));
+            });
+        }
+        batch
+    }
+
+    fn others(others: u64) -> LeftOut {
+        LeftOut { bulk: 0, others }
     }
 
     fn over(writer: &io::PipeWriter, capacity: usize) -> StdoutSink {
@@ -358,7 +417,7 @@ mod tests {
         let mut sink = over(&writer, 64 << 10);
         drop(writer);
         let mut pushed = 0;
-        while sink.lost == 0 {
+        while sink.lost.others == 0 {
             pushed += 1;
             assert_eq!(sink.push(&batch([pushed])).expect("push"), Reader::There);
             assert!(pushed < 10_000, "nothing was ever left out");
@@ -372,7 +431,7 @@ mod tests {
             taken.extend_from_slice(&chunk[..len]);
             assert_eq!(sink.flush().expect("flush"), Reader::There);
         }
-        assert_eq!(sink.take_lost(), Some(1));
+        assert_eq!(sink.take_lost(), Some(others(1)));
         assert_eq!(sink.seq(), pushed - 1);
         drop(sink);
         reader.read_to_end(&mut taken).expect("read");
@@ -410,7 +469,7 @@ mod tests {
         for seq in 1..=80 {
             sink.push(&batch([seq])).expect("push");
         }
-        assert_eq!((sink.lost, mark().seq()), (8, 64));
+        assert_eq!((sink.lost, mark().seq()), (others(8), 64));
         let mut taken = vec![0; 64 << 10];
         reader.read_exact(&mut taken).expect("read");
         sink.flush().expect("flush");
@@ -420,9 +479,42 @@ mod tests {
             72,
             "a kill now would leave a loss that nobody tells"
         );
-        assert_eq!(sink.take_lost(), Some(9));
+        assert_eq!(sink.take_lost(), Some(others(9)));
         sink.push(&batch([82])).expect("push");
         assert_eq!(mark().seq(), 82);
+    }
+
+    #[test]
+    fn a_flood_of_processes_leaves_room_for_containers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = || Mark::open(&dir.path().join("mark"), "s").expect("a mark");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = StdoutSink::over(writer.as_fd(), 32 << 10, mark()).expect("a sink");
+        drop(writer);
+        // 64 in the pipe, 16 in the queue; of the next 100 the ten that tell of containers.
+        for seq in 1..=180 {
+            sink.push(&mixed([seq])).expect("push");
+        }
+        let lost = LeftOut {
+            bulk: 90,
+            others: 0,
+        };
+        assert_eq!((sink.lost, sink.queued.len()), (lost, 26));
+        let mut taken = vec![0; 90 << 10];
+        reader.read_exact(&mut taken[..64 << 10]).expect("read");
+        sink.flush().expect("flush");
+        assert_eq!(
+            mark().seq(),
+            80,
+            "a kill now would leave a loss that nobody tells"
+        );
+        reader.read_exact(&mut taken[64 << 10..]).expect("read");
+        let told = (90..=180).step_by(10);
+        let expected: Vec<u8> = (1..=80).chain(told).flat_map(line).collect();
+        assert!(taken == expected, "not those of containers");
+        assert_eq!(sink.take_lost(), Some(lost));
+        sink.push(&mixed([181])).expect("push");
+        assert_eq!(mark().seq(), 181);
     }
 
     #[test]
