@@ -33,7 +33,8 @@ use crate::{
 const BATCH_BYTES: usize = 64 << 10;
 const BATCH_RECORDS: usize = 256;
 
-/// Likewise while a journal is replayed: little enough for half of the smallest queue.
+/// Likewise while a journal is replayed: little enough for half of the smallest queue. The last line
+/// may go beyond it: room is made for twice as much.
 const PACE_BYTES: usize = 8 << 10;
 
 /// How long a replay waits for its slowest sink.
@@ -163,7 +164,7 @@ impl Outlets {
         let until = Instant::now() + patience.left;
         let mut has_room = true;
         if let Some(stdout) = &mut self.stdout {
-            match stdout.make_room(until) {
+            match stdout.make_room(until, 2 * PACE_BYTES) {
                 Ok(room) => has_room &= room,
                 Err(error) => self.failed = Some(error.into()),
             }

@@ -289,15 +289,16 @@ impl StdoutSink {
         Ok(())
     }
 
-    /// Gives the reader until `until` to take what is queued, but for half of what may be; whether it
-    /// did.
+    /// Gives the reader until `until` to take so much of what is queued that there is room for `bytes`
+    /// of whatever kind; whether it did.
     ///
     /// # Errors
     ///
     /// Those of writing, but for a reader that went away.
-    pub fn make_room(&mut self, until: Instant) -> io::Result<bool> {
-        self.drain(until, self.capacity / 2)?;
-        Ok(self.queue.len() <= self.capacity / 2)
+    pub fn make_room(&mut self, until: Instant, bytes: usize) -> io::Result<bool> {
+        let rest = (self.capacity / 2).saturating_sub(bytes);
+        self.drain(until, rest)?;
+        Ok(self.queue.len() <= rest)
     }
 
     fn drain(&mut self, until: Instant, rest: usize) -> io::Result<()> {
@@ -515,6 +516,22 @@ mod tests {
         assert_eq!(sink.take_lost(), Some(lost));
         sink.push(&mixed([181])).expect("push");
         assert_eq!(mark().seq(), 181);
+    }
+
+    #[test]
+    fn room_is_made_for_processes_too() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut sink = over(&writer, 32 << 10);
+        drop(writer);
+        // 64 in the pipe, 16 in the queue: as many as there may be of processes.
+        sink.push(&mixed(1..=64)).expect("push");
+        sink.push(&mixed(65..=80)).expect("push");
+        assert!(!sink.make_room(Instant::now(), 8 << 10).expect("a pipe"));
+        let mut taken = vec![0; 64 << 10];
+        reader.read_exact(&mut taken).expect("read");
+        assert!(sink.make_room(Instant::now(), 8 << 10).expect("a pipe"));
+        sink.push(&mixed(81..=88)).expect("push");
+        assert_eq!(sink.lost, LeftOut::default());
     }
 
     #[test]
