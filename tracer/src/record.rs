@@ -469,7 +469,8 @@ pub struct Node {
     /// With `node.synced`, `node.resynced`: containers that the table holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub containers: Option<u64>,
-    /// With `node.gap`: lost records by kind.
+    /// With `node.gap`: lost records by kind; `process` are those of processes inside containers,
+    /// `record` those of any kind that a sink left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<String, u64>,
     /// With `node.gap`: nothing is missing before this time.

@@ -145,6 +145,8 @@ pub struct Loaded {
     facts: Facts,
     programs: Ebpf,
     links: Vec<(String, FdLink)>,
+    /// Kept for whoever ends this to give back: a hundred thousand small pieces.
+    types: AyaBtf,
 }
 
 /// The kernel side, as the daemon uses it.
@@ -205,8 +207,6 @@ impl Loaded {
             why: error.to_string(),
         })?;
         let (report, links) = attach_all(&mut programs, &types)?;
-        // A hundred thousand small pieces, which a process that ends now need not give back.
-        thread::spawn(move || drop(types));
         let facts = Facts {
             report,
             degraded,
@@ -216,15 +216,19 @@ impl Loaded {
             facts,
             programs,
             links,
+            types,
         })
     }
 
-    /// Pins all that [`Kernel::open`] needs into a directory of bpffs.
+    /// Pins all that [`Kernel::open`] needs into a directory of bpffs, as the last thing that this
+    /// process does.
     ///
     /// # Errors
     ///
     /// [`LoadError`]; what was pinned before stays for the caller to remove.
     pub fn pin(self, directory: &Path) -> Result<Facts, LoadError> {
+        // The process ends before all of it is given back, and does not wait for it.
+        thread::spawn(move || drop(self.types));
         for name in MAPS {
             let map = self.programs.map(name).ok_or(LoadError::Object(name))?;
             let path = directory.join(name);
@@ -249,6 +253,7 @@ impl Loaded {
             facts,
             mut programs,
             links,
+            types: _,
         } = self;
         #[cfg(feature = "log")]
         let log = aya_log::EbpfLogger::init(&mut programs)

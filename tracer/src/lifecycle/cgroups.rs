@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracer_common::CgroupKey;
 
 use super::{
-    Action, Identity, Instance, Machine, Output, Told,
+    Action, Emit, Identity, Instance, Machine, Output,
     calls::RuntimeCall,
     instance::{End, Kept},
     keyed::give_back,
@@ -29,7 +29,7 @@ enum Verdict {
 }
 
 impl Machine {
-    pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Told<'_>) {
+    pub(super) fn mkdir(&mut self, at: BootNs, mkdir: &Mkdir<'_>, out: &mut Emit<'_>) {
         let key = mkdir.cgroup;
         if self.instances.contains_key(&key) {
             // The kernel never uses an id twice: it is told again.
@@ -60,7 +60,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn rmdir(&mut self, at: BootNs, key: CgroupKey, origin: Origin, out: &mut Told<'_>) {
+    pub(super) fn rmdir(&mut self, at: BootNs, key: CgroupKey, origin: Origin, out: &mut Emit<'_>) {
         match self.places.take(&key) {
             Some(Place::Root) => self.removed(at, key, origin, out),
             Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
@@ -81,7 +81,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         populated: bool,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -100,7 +100,7 @@ impl Machine {
         self.tell(at, Kind::Emptied, Origin::Kernel, key, out);
     }
 
-    pub(super) fn frozen(&mut self, at: BootNs, key: CgroupKey, frozen: bool, out: &mut Told<'_>) {
+    pub(super) fn frozen(&mut self, at: BootNs, key: CgroupKey, frozen: bool, out: &mut Emit<'_>) {
         let root = self.container_of(key).unwrap_or(key);
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
@@ -307,7 +307,7 @@ impl Machine {
         key: CgroupKey,
         claim: Claim,
         origin: Origin,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let known = self.groups.get(&claim.group).and_then(|roots| roots.root);
         match known {
@@ -340,7 +340,7 @@ impl Machine {
         root: CgroupKey,
         key: CgroupKey,
         path: Arc<[u8]>,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         out(Output::Act(Action::Forget(key)));
         let Some(instance) = self.instances.get(&root) else {
@@ -355,7 +355,7 @@ impl Machine {
     }
 
     /// A new cgroup inside a container, or inside the twin of one.
-    fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Told<'_>) {
+    fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Emit<'_>) {
         match self.places.get(&root) {
             Some(Place::Root) => {
                 self.places.put(key, Place::Inside(root));
@@ -377,7 +377,7 @@ impl Machine {
         key: CgroupKey,
         claim: Claim,
         origin: Origin,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         self.enter(key, claim, out);
         self.foresee(key);
@@ -388,7 +388,7 @@ impl Machine {
     }
 
     /// Enters an instance into the table without a word, in place of its twins.
-    pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Told<'_>) {
+    pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Emit<'_>) {
         let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
         roots.root = Some(key);
         let path = roots.freezer.take();
@@ -452,7 +452,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         parent_pid: u32,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) -> Option<CgroupKey> {
         match self.places.get(&key)? {
             Place::Root => Some(key),
@@ -528,7 +528,7 @@ impl Machine {
         at: BootNs,
         key: CgroupKey,
         origin: Origin,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&key) else {
             return;
@@ -573,7 +573,7 @@ impl Machine {
     }
 
     /// The last twin of a container that never got a root: it lived, if only to fail.
-    fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Told<'_>) {
+    fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Emit<'_>) {
         let Some(roots) = self.groups.get_mut(&claim.group) else {
             return;
         };

@@ -45,7 +45,7 @@ pub struct Identity {
 
 /// Bytes that a renderer made of an identity, kept with it so that they live as long. They follow
 /// from the identity and are no part of it: equal identities are equal whatever is kept, and one that
-/// is copied to be changed begins with nothing.
+/// is changed, or copied to be, begins without them.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// More lines are to be expected.
@@ -82,12 +82,18 @@ impl Kept {
     /// asks for a line that others will follow: most containers of a full host are told of when they
     /// are found and when they are looked up, and then no more.
     pub fn parts(&self, lasting: bool, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
-        if lasting {
+        if !self.lasting.load(Ordering::Relaxed) {
+            if !lasting {
+                return None;
+            }
             self.lasting.store(true, Ordering::Relaxed);
-        } else if !self.lasting.load(Ordering::Relaxed) {
-            return None;
         }
         self.parts.get_or_init(make).as_ref()
+    }
+
+    /// The identity changes.
+    fn forget(&mut self) {
+        self.parts = OnceLock::new();
     }
 }
 
@@ -205,7 +211,7 @@ impl Instance {
         let identity = Arc::make_mut(&mut self.identity);
         let new = identity.learn(metadata);
         if new {
-            identity.kept = identity.kept.clone();
+            identity.kept.forget();
         }
         new
     }
@@ -213,8 +219,14 @@ impl Instance {
     /// The identity, to be changed.
     pub(super) fn identity_mut(&mut self) -> &mut Identity {
         let identity = Arc::make_mut(&mut self.identity);
-        identity.kept = identity.kept.clone();
+        identity.kept.forget();
         identity
+    }
+
+    /// Whether it was made under this boot of the host.
+    pub(super) fn is_of_boot(&self, boot_id: &str) -> bool {
+        let rest = self.identity.instance.strip_prefix(boot_id);
+        rest.is_some_and(|rest| rest.starts_with(':'))
     }
 
     /// Where it is in its life.

@@ -132,10 +132,6 @@ impl<K: Copy + Eq + Hash + Ord, V> Keyed<K, V> {
         Some(value)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.order.iter()
-    }
-
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
@@ -227,7 +223,7 @@ mod tests {
         }
         assert_eq!(map.insert(20, 1), Some(40));
         assert_eq!(map.len(), 100);
-        let kept: Vec<u32> = map.keys().copied().collect();
+        let kept: Vec<u32> = map.iter().map(|(key, _)| *key).collect();
         assert_eq!(kept, (0..1000).step_by(10).collect::<Vec<_>>());
         let some: Vec<u32> = map.range(15..35).map(|(_, value)| *value).collect();
         assert_eq!(some, [1, 60]);

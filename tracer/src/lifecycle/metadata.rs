@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
-use super::{Action, Identity, Machine, Output, Told};
+use super::{Action, Emit, Identity, Machine, Output};
 use crate::{
     record::{Enrichment, Image, K8s, Kind, Origin, Runtime},
     time::{BootNs, Timestamp},
@@ -66,7 +66,7 @@ pub const fn of_call(root: CgroupKey) -> bool {
 impl Machine {
     /// Asks for what is known of the container with this root. What its runtime had written before
     /// the cgroup was there may be known already; sockets may add to it.
-    pub(super) fn ask(&self, root: CgroupKey, sockets: bool, out: &mut Told<'_>) {
+    pub(super) fn ask(&self, root: CgroupKey, sockets: bool, out: &mut Emit<'_>) {
         if let Some(question) = self.question(root) {
             out(Output::Act(Action::Enrich(Box::new(Ask {
                 sockets,
@@ -77,7 +77,7 @@ impl Machine {
 
     /// Asks about a container that is about to be: its runtime's command line names the bundle tens
     /// of milliseconds before there is a cgroup, a bare runtime's entrypoint follows that at once.
-    pub(super) fn ask_for_call(&mut self, pid: u32, parent_pid: u32, out: &mut Told<'_>) {
+    pub(super) fn ask_for_call(&mut self, pid: u32, parent_pid: u32, out: &mut Emit<'_>) {
         let Some((number, call)) = self.calls.numbered(pid) else {
             return;
         };
@@ -150,7 +150,7 @@ impl Machine {
         at: BootNs,
         root: CgroupKey,
         metadata: &Metadata,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         if of_call(root) {
             self.calls.learn(root.id, Arc::new(metadata.clone()));

@@ -128,8 +128,8 @@ pub enum Output<'a> {
     Act(Action),
 }
 
-/// Who takes what follows.
-pub type Told<'a> = dyn FnMut(Output<'_>) + 'a;
+/// Takes what follows.
+pub type Emit<'a> = dyn FnMut(Output<'_>) + 'a;
 
 /// What the pipeline shall do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,7 +291,7 @@ impl Machine {
 
     /// Goes on in another process: what this table asked of the one before is asked again, and how
     /// things are told follows `host`, which is the same host.
-    pub fn resume(&mut self, host: Host, out: &mut Told<'_>) {
+    pub fn resume(&mut self, host: Host, out: &mut Emit<'_>) {
         self.host = host;
         for (root, instance) in self.instances.iter() {
             if self.host.freezer.is_some() {
@@ -305,7 +305,7 @@ impl Machine {
     }
 
     /// Applies one input that happened at `at`; `out` is called for what follows, in order.
-    pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Told<'_>) {
+    pub fn apply(&mut self, at: BootNs, input: Input<'_>, out: &mut Emit<'_>) {
         match input {
             Input::Raw(what) => self.raw(at, what, out),
             Input::Metadata { root, metadata } => self.metadata(at, root, metadata, out),
@@ -388,7 +388,7 @@ impl Machine {
         self.next_seq
     }
 
-    fn raw(&mut self, at: BootNs, what: &What<'_>, out: &mut Told<'_>) {
+    fn raw(&mut self, at: BootNs, what: &What<'_>, out: &mut Emit<'_>) {
         match what {
             What::Mkdir(mkdir) => self.mkdir(at, mkdir, out),
             What::Rename(mkdir) => self.rename(mkdir),
@@ -411,7 +411,7 @@ impl Machine {
         }
     }
 
-    fn node(&mut self, at: BootNs, kind: Kind, mut node: Box<Node>, out: &mut Told<'_>) {
+    fn node(&mut self, at: BootNs, kind: Kind, mut node: Box<Node>, out: &mut Emit<'_>) {
         if matches!(kind, Kind::NodeSynced | Kind::NodeResynced) {
             node.containers = u64::try_from(self.instances.len()).ok();
         }
@@ -466,7 +466,7 @@ impl Machine {
         kind: Kind,
         origin: Origin,
         root: CgroupKey,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         if let Some(event) = self.event(time, kind, origin, root) {
             out(Output::Event(&event));

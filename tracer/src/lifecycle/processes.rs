@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::{CgroupKey, flags};
 
 use super::{
-    Actor, Event, Machine, OomFacts, Output, Told,
+    Actor, Emit, Event, Machine, OomFacts, Output,
     instance::{End, Instance, Member},
     keyed::ByNumber,
     places::Place,
@@ -29,7 +29,7 @@ impl Machine {
         cgroup: CgroupKey,
         child: &Task<'_>,
         bits: u32,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         if bits & flags::PID_NS_DIFFERS != 0 && child.vpid == 1 {
             self.init_born(at, cgroup, child, out);
@@ -48,7 +48,7 @@ impl Machine {
         }
     }
 
-    fn init_born(&mut self, at: BootNs, cgroup: CgroupKey, child: &Task<'_>, out: &mut Told<'_>) {
+    fn init_born(&mut self, at: BootNs, cgroup: CgroupKey, child: &Task<'_>, out: &mut Emit<'_>) {
         let by_runtime = is_runtime_init(child.comm);
         let settles = match self.places.get(&cgroup) {
             Some(Place::Twin(_)) => true,
@@ -84,7 +84,7 @@ impl Machine {
     }
 
     /// Inits that waited long enough.
-    pub(super) fn tick(&mut self, at: BootNs, out: &mut Told<'_>) {
+    pub(super) fn tick(&mut self, at: BootNs, out: &mut Emit<'_>) {
         while let Some((deadline, root)) = self.waiting.first().copied() {
             if deadline > at {
                 break;
@@ -109,7 +109,7 @@ impl Machine {
         at: BootNs,
         root: CgroupKey,
         candidate: Member,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
@@ -129,7 +129,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn exec(&mut self, at: BootNs, exec: &Exec<'_>, out: &mut Told<'_>) {
+    pub(super) fn exec(&mut self, at: BootNs, exec: &Exec<'_>, out: &mut Emit<'_>) {
         if exec.flags & flags::RUNTIME != 0 {
             self.calls
                 .note(exec.process.pid, exec.uid, exec.process.comm, exec.args);
@@ -207,7 +207,7 @@ impl Machine {
         kind: Kind,
         root: CgroupKey,
         exec: &Exec<'_>,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let Some(mut event) = self.event(at, kind, Origin::Kernel, root) else {
             return;
@@ -235,7 +235,7 @@ impl Machine {
         task: &Task<'_>,
         status: u32,
         bits: u32,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let Some(root) = self.container_of(cgroup) else {
             return;
@@ -281,7 +281,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn oom(&mut self, at: BootNs, oom: &Oom<'_>, out: &mut Told<'_>) {
+    pub(super) fn oom(&mut self, at: BootNs, oom: &Oom<'_>, out: &mut Emit<'_>) {
         let Some(root) = self.container_of(oom.cgroup) else {
             return;
         };
@@ -343,7 +343,7 @@ fn actor(task: &Task<'_>) -> Actor {
     }
 }
 
-fn push_exit(mut event: Event, task: &Task<'_>, status: u32, out: &mut Told<'_>) {
+fn push_exit(mut event: Event, task: &Task<'_>, status: u32, out: &mut Emit<'_>) {
     event.process = Some(Actor {
         status: Some(status),
         ..actor(task)

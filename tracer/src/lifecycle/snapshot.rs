@@ -2,7 +2,7 @@
 //!
 //! At start the table is empty and everything found is `discovered`. After a loss the table is
 //! repaired: what is new is discovered, what changed is told, what is gone is removed; what is equal
-//! is not told again. An incomplete scan removes nothing.
+//! is not told again. An incomplete scan removes nothing but what was there before a reboot.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::{
-    Action, Machine, Output, Told,
+    Action, Emit, Machine, Output,
     cgroups::leaf_of,
     instance::{End, Instance, Member},
     places::{Claim, Place},
@@ -88,8 +88,12 @@ impl Machine {
         at: BootNs,
         snapshot: &Snapshot,
         origin: Origin,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
+        // What was there before a reboot is gone, though another cgroup may have its id by now.
+        let boot_id = Arc::clone(&self.host.boot_id);
+        let before = |instance: &Instance| !instance.is_of_boot(&boot_id);
+        self.all_removed(at, |_, instance| before(instance), origin, out);
         let mut seen = BTreeSet::new();
         let left_out = LeftOut::of(snapshot, self.host.preferred());
         for (index, found) in snapshot.found.iter().enumerate() {
@@ -111,11 +115,23 @@ impl Machine {
         if !snapshot.complete {
             return;
         }
+        let gone = |key: &CgroupKey| !seen.contains(key) && !snapshot.touched.contains(key);
+        self.all_removed(at, |key, _| gone(key), origin, out);
+    }
+
+    /// Tells those as removed of which `gone` is true.
+    fn all_removed(
+        &mut self,
+        at: BootNs,
+        gone: impl Fn(&CgroupKey, &Instance) -> bool,
+        origin: Origin,
+        out: &mut Emit<'_>,
+    ) {
         let gone: Vec<CgroupKey> = self
             .instances
-            .keys()
-            .filter(|key| !seen.contains(*key) && !snapshot.touched.contains(*key))
-            .copied()
+            .iter()
+            .filter(|(key, instance)| gone(key, instance))
+            .map(|(key, _)| *key)
             .collect();
         for key in gone {
             self.places.take(&key);
@@ -130,7 +146,7 @@ impl Machine {
         after: &[Found],
         origin: Origin,
         seen: &mut BTreeSet<CgroupKey>,
-        out: &mut Told<'_>,
+        out: &mut Emit<'_>,
     ) {
         let sight = Sight::of(found, after);
         if self.instances.contains_key(&found.cgroup) {
@@ -264,7 +280,7 @@ impl Machine {
     }
 
     /// A container that was known: tells what changed since.
-    fn compare(&mut self, at: BootNs, sight: &Sight<'_>, origin: Origin, out: &mut Told<'_>) {
+    fn compare(&mut self, at: BootNs, sight: &Sight<'_>, origin: Origin, out: &mut Emit<'_>) {
         let key = sight.root.cgroup;
         let Some(instance) = self.instances.get_mut(&key) else {
             return;

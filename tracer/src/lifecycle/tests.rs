@@ -870,6 +870,41 @@ fn a_container_that_is_paused_inside_its_scope_is_discovered_so() {
     }
 }
 
+/// Cgroup ids begin anew with each boot, and a runtime starts its containers again.
+#[test]
+fn what_has_the_id_of_a_container_before_a_reboot_is_another() {
+    for complete in [true, false] {
+        let mut scan = snapshot(vec![found(10, &docker(), &[(100, 1, b"sh")])]);
+        let mut script = Script::new();
+        script.scan(&scan, Origin::Snapshot);
+        script.machine.reboot();
+        let rebooted = Host {
+            boot_id: "another".into(),
+            ..host(false)
+        };
+        script.machine.resume(rebooted, &mut |_| {});
+        scan.complete = complete;
+        script.scan(&scan, Origin::Reconcile);
+        script.check(&["discovered", "exited", "removed", "discovered"]);
+        let boots = script.events().into_iter().filter_map(|event| {
+            let instance = &event.container.as_ref()?.identity.instance;
+            instance.split(':').next()
+        });
+        let boots: Vec<&str> = boots.collect();
+        assert_eq!(boots, ["boot", "boot", "boot", "another"]);
+        script.rmdir(UNIFIED, 10);
+        script.check(&[
+            "discovered",
+            "exited",
+            "removed",
+            "discovered",
+            "exited",
+            "emptied",
+            "removed",
+        ]);
+    }
+}
+
 #[test]
 fn a_repair_knows_of_a_pause_inside_the_scope() {
     let mut script = Script::new();
@@ -1088,14 +1123,24 @@ fn whatever_is_thrown_at_it_the_invariants_hold_and_a_scan_brings_the_truth() {
         script.scan(&truth, Origin::Reconcile);
         script.scan(&truth, Origin::Reconcile);
         hold_invariants(&script.events(), 1);
-        let keys: Vec<CgroupKey> = script.machine.instances.keys().copied().collect();
+        let keys: Vec<CgroupKey> = script
+            .machine
+            .instances
+            .iter()
+            .map(|(key, _)| *key)
+            .collect();
         assert_eq!(keys, [CgroupKey::new(UNIFIED, 10)], "seed {seed}");
         for id in 10..20 {
             for hierarchy in [UNIFIED, PIDS, FREEZER] {
                 script.rmdir(hierarchy, id);
             }
         }
-        let left: Vec<CgroupKey> = script.machine.instances.keys().copied().collect();
+        let left: Vec<CgroupKey> = script
+            .machine
+            .instances
+            .iter()
+            .map(|(key, _)| *key)
+            .collect();
         assert_eq!(left, [], "seed {seed}: {:?}", script.machine.places);
         assert!(
             script.machine.groups.is_empty() && script.machine.roots.is_empty(),

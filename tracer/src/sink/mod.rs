@@ -3,7 +3,7 @@
 //!
 //! | sink | when its reader is slow | after a kill |
 //! | --- | --- | --- |
-//! | [`stdout`] | a queue in bytes, half of it for processes inside containers; then the newest are left out | goes on behind its mark: what was written between write and mark comes again |
+//! | [`stdout`] | a queue in bytes, half of it for processes inside containers; then the newest are left out | goes on behind its mark: what was written behind it comes again |
 //! | [`file`] | a queue in bytes on a thread of its own, then the newest are left out | goes on behind the last whole line in the file |
 //! | [`socket`] | the oldest of the history are lost to that reader | begins anew |
 //!

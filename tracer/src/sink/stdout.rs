@@ -5,6 +5,7 @@
 //! records are left out and counted; once there is room again the count is told in the stream by a
 //! `node.gap` with `sink: stdout`. Processes inside containers, of which there may be any number, have
 //! half of the queue: however many come and go, what happens to the containers themselves finds room.
+//! While those are left out the mark stays before the first of them, and a kill lets more come again.
 //!
 //! A pipe is written in whole lines of at most `PIPE_BUF` bytes together, which the kernel takes as a
 //! whole or not at all (pipe(7)): whenever tracer is killed, its reader has whole lines. Only a
@@ -318,9 +319,12 @@ impl StdoutSink {
 
     /// Records left out since this was last asked, once there is room to say so.
     pub fn take_lost(&mut self) -> Option<LeftOut> {
-        // Well below what bulk may fill, or each piece of it that the reader takes is followed by a gap.
-        let room = self.queue.len() < self.capacity / 4;
-        if !room || self.lost == LeftOut::default() {
+        let room = match self.losing {
+            // Well below what it may fill, or each piece that the reader takes is followed by a gap.
+            Losing::Bulk => self.capacity / 4,
+            Losing::Nothing | Losing::All => self.capacity / 2,
+        };
+        if self.queue.len() >= room || self.lost == LeftOut::default() {
             return None;
         }
         self.losing = Losing::Nothing;

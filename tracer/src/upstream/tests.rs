@@ -159,6 +159,23 @@ impl Test {
         }
         taken
     }
+
+    /// The next that comes are records, of which none is acked.
+    fn take_records(&self, session: &mut Session) {
+        let said = self.next(session);
+        assert!(matches!(said, Some(Heard::Records(_))), "{said:?}");
+    }
+
+    /// In another session `stream` comes from its beginning, and nothing else.
+    fn take_stream(&mut self, stream: &str, seqs: &[u64]) {
+        let mut session = self.session();
+        assert_eq!(self.hello(&mut session).stream, stream);
+        self.welcome(&session, 0);
+        assert_eq!(
+            self.take(&mut session, seqs.last().copied().unwrap_or(0)),
+            seqs
+        );
+    }
 }
 
 fn uplink(dir: &Path, stream: &str) -> Uplink {
@@ -279,10 +296,7 @@ fn a_stream_that_is_over_goes_first_without_a_goodbye() {
     assert_eq!(test.take(&mut session, 3), [1, 2, 3]);
     assert_eq!(test.next(&mut session), None);
     drop(session);
-    let mut session = test.session();
-    assert_eq!(test.hello(&mut session).stream, "t");
-    test.welcome(&session, 0);
-    assert_eq!(test.take(&mut session, 2), [1, 2]);
+    test.take_stream("t", &[1, 2]);
 }
 
 #[test]
@@ -338,15 +352,11 @@ fn a_receiver_that_has_more_of_a_stream_that_is_over_goes_on_with_the_next() {
     uplink.begin_stream("t");
     push(&uplink, 1..=2);
     test.welcome(&session, 40);
-    let said = test.next(&mut session);
-    assert!(matches!(said, Some(Heard::Records(_))), "{said:?}");
+    test.take_records(&mut session);
     test.say(&session, Said::Ack(Ack { seq: 40 }));
     assert_eq!(test.next(&mut session), None);
     drop(session);
-    let mut session = test.session();
-    assert_eq!(test.hello(&mut session).stream, "t");
-    test.welcome(&session, 0);
-    assert_eq!(test.take(&mut session, 2), [1, 2]);
+    test.take_stream("t", &[1, 2]);
 }
 
 #[test]
@@ -357,8 +367,7 @@ fn a_receiver_that_acks_what_was_never_sent_is_left() {
     let mut session = test.session();
     test.hello(&mut session);
     test.welcome(&session, 2);
-    let said = test.next(&mut session);
-    assert!(matches!(said, Some(Heard::Records(_))), "{said:?}");
+    test.take_records(&mut session);
     test.say(&session, Said::Ack(Ack { seq: 4 }));
     assert_eq!(test.next(&mut session), None);
 }
@@ -388,10 +397,7 @@ fn a_new_stream_in_the_middle_of_a_session_waits_for_the_end_of_the_old_one() {
     push(&uplink, 1..=2);
     assert_eq!(test.next(&mut session), None);
     drop(session);
-    let mut session = test.session();
-    assert_eq!(test.hello(&mut session).stream, "t");
-    test.welcome(&session, 0);
-    assert_eq!(test.take(&mut session, 2), [1, 2]);
+    test.take_stream("t", &[1, 2]);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn memory(bench: &Bench, count: usize, bar: Option<u64>, results: &mut Results) 
         megabytes(shared?)
     );
     if bar.is_some() {
-        kinds += "; the minimal reader's files: ";
+        kinds += "; the minimal reader's files, a quick build: ";
         kinds += &megabytes(floor_files(bench)?);
     }
     let line = Line::told(format!("memory, {count} containers"), megabytes(rss)).with_peer(kinds);

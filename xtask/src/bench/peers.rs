@@ -96,7 +96,7 @@ fn line(compared: Compared) -> Line {
         theirs.len()
     ));
     if peer == "docker" {
-        // Next to it stands the floor, which on some machines is not there either.
+        // As a time as well, to be held against the floor's: a wake-up alone may take longer.
         let bar = format!(">= {SOONER}x sooner: {}", micros(other / SOONER));
         line.with_bar(bar, own != 0 && own <= other / SOONER)
     } else {
