@@ -51,8 +51,17 @@ impl Containers {
     }
 
     pub fn make(&mut self) -> Result<Container> {
+        self.cgroup("")
+    }
+
+    /// The same, but by its name it is a unit of systemd and no container.
+    pub fn make_other(&mut self) -> Result<Container> {
+        self.cgroup(".mount")
+    }
+
+    fn cgroup(&mut self, suffix: &str) -> Result<Container> {
         self.next += 1;
-        let id = format!("{}{:052x}", Self::prefix(), self.next);
+        let id = format!("{}{:052x}{suffix}", Self::prefix(), self.next);
         let dir = self.parent.join(&id);
         fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         Ok(Container { dir })
@@ -81,6 +90,16 @@ impl Container {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         Ok(Sleeper(command.spawn().context("cannot start a shell")?))
+    }
+
+    /// Freezes it and lets it go on, where its hierarchy can (v2).
+    pub fn pause(&self) -> Result<()> {
+        let file = self.dir.join("cgroup.freeze");
+        if file.exists() {
+            fs::write(&file, "1").context("cannot freeze")?;
+            fs::write(&file, "0").context("cannot thaw")?;
+        }
+        Ok(())
     }
 
     pub fn remove(&self) -> Result<()> {
