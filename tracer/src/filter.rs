@@ -43,10 +43,10 @@ impl Filter {
 
     /// Whether the record of this event is wanted.
     #[must_use]
-    pub fn wants(&self, event: &Event) -> bool {
+    pub fn wants(&self, event: &Event<'_>) -> bool {
         self.matches_kind(event.kind).unwrap_or_else(|| {
-            let subject = event.container.as_ref();
-            subject.is_none_or(|subject| self.picks(&Subject::of(&subject.identity)))
+            let subject = event.container;
+            subject.is_none_or(|subject| self.picks(&Subject::of(subject.identity)))
         })
     }
 

@@ -439,10 +439,11 @@ pub enum OomScope {
 
 /// How much of the container's metadata is in a record.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Default,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Enrichment {
+    #[default]
     None,
     Partial,
     Full,

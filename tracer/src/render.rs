@@ -44,7 +44,7 @@ pub struct Renderer {
 impl Renderer {
     /// The record of `event`, as it leaves at `now`.
     #[must_use]
-    pub fn record(&self, event: &Event, now: BootNs) -> Record {
+    pub fn record(&self, event: &Event<'_>, now: BootNs) -> Record {
         Record {
             id: format!("{}/{}", self.stream, event.seq),
             seq: event.seq,
@@ -52,20 +52,19 @@ impl Renderer {
             kind: event.kind,
             origin: event.origin,
             host: Arc::clone(&self.host),
-            container: event.container.as_ref().map(container),
+            container: event.container.map(container),
             k8s: event
                 .container
-                .as_ref()
                 .and_then(|subject| subject.identity.k8s.clone()),
-            cgroup: event.container.as_ref().map(cgroup),
-            process: event.process.as_ref().map(process),
+            cgroup: event.container.map(cgroup),
+            process: event.process.map(process),
             exec: event.session.map(|(pid, start)| ExecSession {
                 session: format!("{pid}:{start}"),
             }),
             oom: event.oom.as_ref().map(|facts| self.oom(facts)),
             oom_killed: event.oom_killed,
             duration_ns: event.duration_ns.map(|ns| ns.to_string()),
-            enrichment: event.container.as_ref().map(|subject| subject.enrichment),
+            enrichment: event.container.map(|subject| subject.enrichment),
             node: event.node.clone(),
             emit_latency_ns: latency(event, now),
         }
@@ -73,7 +72,7 @@ impl Renderer {
 
     /// What every record says of a container.
     #[must_use]
-    pub fn subject(&self, subject: &Subject) -> (Container, Option<Arc<K8s>>, Cgroup) {
+    pub fn subject(&self, subject: Subject<'_>) -> (Container, Option<Arc<K8s>>, Cgroup) {
         let k8s = subject.identity.k8s.clone();
         (container(subject), k8s, cgroup(subject))
     }
@@ -105,7 +104,7 @@ impl Renderer {
 }
 
 /// From the kernel's stamp to now, where the event has one.
-fn latency(event: &Event, now: BootNs) -> Option<u64> {
+fn latency(event: &Event<'_>, now: BootNs) -> Option<u64> {
     let kernel = event.origin == Origin::Kernel && !event.kind.is_node();
     // 0: the moment is tracer's own (a freezer was read), not the kernel's stamp.
     Some(now.since(event.time)).filter(|ns| kernel && *ns != 0)
@@ -116,11 +115,11 @@ fn known(value: u32) -> Option<u32> {
     (value != 0).then_some(value)
 }
 
-fn container(subject: &Subject) -> Container {
+fn container(subject: Subject<'_>) -> Container {
     let identity = &subject.identity;
     Container {
         id: Arc::clone(&identity.id),
-        instance: Arc::clone(&identity.instance),
+        instance: identity.instance().into(),
         name: identity.name.clone(),
         runtime: identity.runtime.clone(),
         image: identity.image.clone(),
@@ -134,7 +133,7 @@ fn container(subject: &Subject) -> Container {
     }
 }
 
-fn cgroup(subject: &Subject) -> Cgroup {
+fn cgroup(subject: Subject<'_>) -> Cgroup {
     let identity = &subject.identity;
     Cgroup {
         hierarchy: Arc::clone(&identity.hierarchy),
@@ -143,15 +142,15 @@ fn cgroup(subject: &Subject) -> Cgroup {
     }
 }
 
-fn process(actor: &Actor) -> Process {
-    let name = text(&actor.comm).map(Into::into);
-    let path = text(&actor.path).map(Into::into);
+fn process(actor: Actor<'_>) -> Process {
+    let name = text(actor.comm).map(Into::into);
+    let path = text(actor.path).map(Into::into);
     Process {
         pid: actor.pid,
         vpid: known(actor.vpid),
         parent_pid: known(actor.parent_pid),
         executable: (name.is_some() || path.is_some()).then_some(Executable { name, path }),
-        command_args: (!actor.args.is_empty()).then(|| arguments(&actor.args)),
+        command_args: (!actor.args.is_empty()).then(|| arguments(actor.args)),
         exit: actor.status.map(Exit::from_wait_status),
     }
 }

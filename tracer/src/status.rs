@@ -40,7 +40,7 @@ impl Status {
     #[must_use]
     pub fn new(engine: &Engine, instance: &Instance) -> Self {
         let subject = instance.subject();
-        let (container, k8s, cgroup) = engine.renderer.subject(&subject);
+        let (container, k8s, cgroup) = engine.renderer.subject(subject);
         Self {
             container,
             k8s,
@@ -62,7 +62,7 @@ impl Status {
     pub fn find(engine: &Engine, wanted: &str) -> Result<(Self, Option<Ask>), String> {
         let is = |instance: &&Instance| {
             let identity = &instance.identity;
-            *identity.id == *wanted || *identity.instance == *wanted
+            *identity.id == *wanted || identity.instance() == *wanted
         };
         let resembles = |instance: &&Instance| {
             let identity = &instance.identity;
@@ -84,7 +84,7 @@ impl Status {
                 machine.question(instance.identity.cgroup),
             )),
             several => {
-                let ids = several.iter().take(8).map(|one| &*one.identity.instance);
+                let ids = several.iter().take(8).map(|one| one.identity.instance());
                 Err(format!(
                     "'{}' fits {} containers; give the instance of one: {}",
                     wanted.escape_debug(),

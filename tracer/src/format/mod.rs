@@ -27,7 +27,7 @@ impl Format {
     pub fn event(
         &mut self,
         renderer: &Renderer,
-        event: &Event,
+        event: &Event<'_>,
         now: BootNs,
         lines: &mut Vec<u8>,
     ) -> u64 {

@@ -33,6 +33,7 @@ mod text;
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
 
 use place::{Form, Found, Mark, Place};
 use segment::{Segment, segments};
@@ -125,6 +126,17 @@ impl Runtime {
             Self::Nomad => "nomad",
             Self::Garden => "garden",
             Self::Ecs => "ecs",
+        }
+    }
+
+    /// Likewise, one text for all containers of a host.
+    #[must_use]
+    pub fn shared_name(self) -> Arc<str> {
+        static NAMES: [OnceLock<Arc<str>>; Runtime::Ecs as usize + 1] =
+            [const { OnceLock::new() }; _];
+        match NAMES.get(self as usize) {
+            Some(name) => Arc::clone(name.get_or_init(|| self.as_str().into())),
+            None => self.as_str().into(),
         }
     }
 }

@@ -8,8 +8,7 @@ use super::{
     Action, Emit, Identity, Instance, Machine, Output,
     calls::RuntimeCall,
     instance::{End, Kept},
-    keyed::give_back,
-    places::{Claim, Place, level_of},
+    places::{Claim, Group, Place, level_of},
 };
 use crate::{
     decode::Mkdir,
@@ -52,23 +51,27 @@ impl Machine {
         let Some(instance) = self.instances.get_mut(&mkdir.cgroup) else {
             return;
         };
-        let identity = instance.identity_mut();
         let path: Arc<[u8]> = mkdir.path.into();
-        let old = std::mem::replace(&mut identity.path, Arc::clone(&path));
-        if let Some(root) = self.roots.remove(&old) {
-            self.roots.insert(path, root);
+        let old = std::mem::replace(&mut instance.identity_mut().path, Arc::clone(&path));
+        if instance.group == old {
+            instance.group = Arc::clone(&path);
+        }
+        if self.groups.remove_root(&old, mkdir.cgroup) {
+            self.groups.set_root(&path, mkdir.cgroup);
         }
     }
 
     pub(super) fn rmdir(&mut self, at: BootNs, key: CgroupKey, origin: Origin, out: &mut Emit<'_>) {
+        if self.instances.contains_key(&key) {
+            return self.removed(at, key, origin, out);
+        }
         match self.places.take(&key) {
-            Some(Place::Root) => self.removed(at, key, origin, out),
             Some(Place::Twin(claim)) => self.twin_removed(at, key, *claim, out),
             Some(Place::Inside(root)) => {
                 if let Some(Place::Twin(claim)) = self.places.get(&root)
-                    && let Some(roots) = self.groups.get_mut(&claim.group)
+                    && let Some(twins) = self.groups.twins(&claim.group)
                 {
-                    roots.twins.retain(|twin| *twin != key);
+                    twins.cgroups.retain(|twin| *twin != key);
                 }
             }
             Some(Place::Candidate { .. }) => {}
@@ -126,7 +129,7 @@ impl Machine {
 
     /// A cgroup of before has this path.
     pub(super) fn named(&mut self, cgroup: CgroupKey, path: &Arc<[u8]>) {
-        if self.places.get(&cgroup).is_none() {
+        if !self.instances.contains_key(&cgroup) && self.places.get(&cgroup).is_none() {
             let path = Arc::clone(path);
             let place = Place::Candidate { path, within: None };
             self.places.put(cgroup, place);
@@ -134,8 +137,10 @@ impl Machine {
     }
 
     fn path_of(&self, key: &CgroupKey) -> Option<&Arc<[u8]>> {
+        if let Some(instance) = self.instances.get(key) {
+            return Some(&instance.identity.path);
+        }
         match self.places.get(key)? {
-            Place::Root => self.instances.get(key).map(|i| &i.identity.path),
             Place::Twin(claim) => Some(&claim.path),
             Place::Candidate { path, .. } => Some(path),
             Place::Inside(_) => None,
@@ -157,14 +162,12 @@ impl Machine {
         [kept, "/…/".as_bytes(), leaf].concat().into()
     }
 
-    /// The root of the container that a cgroup lies in. Most records name the root itself, whose
-    /// instance is looked up next: then the table of places is not touched.
+    /// The root of the container that a cgroup lies in. Most records name the root itself.
     pub(super) fn container_of(&self, key: CgroupKey) -> Option<CgroupKey> {
         if self.instances.contains_key(&key) {
             return Some(key);
         }
         match self.places.get(&key)? {
-            Place::Root => Some(key),
             Place::Inside(root) => Some(*root),
             Place::Candidate { within, .. } => *within,
             Place::Twin(_) => None,
@@ -175,7 +178,7 @@ impl Machine {
     pub(super) fn roots_around(&self, path: &[u8]) -> impl Iterator<Item = CgroupKey> {
         let ends = (0..path.len()).rev();
         ends.filter(|end| path.get(*end) == Some(&b'/'))
-            .filter_map(|end| self.roots.get(path.get(..end)?).copied())
+            .filter_map(|end| self.groups.root(path.get(..end)?))
     }
 
     fn judge(
@@ -230,14 +233,14 @@ impl Machine {
         }
         let root = path.get(..found.root_len).unwrap_or_default();
         match self.groups.get(root) {
-            Some(roots) => match (roots.root, roots.twins.first()) {
-                // Below a twin that is forgotten: the container's own, unless a runtime inside makes it.
-                (Some(root), _) => mkdir
-                    .and_then(|mkdir| self.call_for(mkdir, leaf_of(path)))
-                    .map_or(Verdict::None, |_call| Verdict::Candidate(Some(root))),
-                (None, None) => Verdict::None,
-                (None, Some(twin)) => Verdict::Inside(*twin),
-            },
+            // Below a twin that is forgotten: the container's own, unless a runtime inside makes it.
+            Some(Group::Root(root)) => mkdir
+                .and_then(|mkdir| self.call_for(mkdir, leaf_of(path)))
+                .map_or(Verdict::None, |_call| Verdict::Candidate(Some(*root))),
+            Some(Group::Twins(twins)) => {
+                let twin = twins.cgroups.first();
+                twin.map_or(Verdict::None, |twin| Verdict::Inside(*twin))
+            }
             None => Verdict::Candidate(None),
         }
     }
@@ -265,7 +268,7 @@ impl Machine {
             .map(|parent| Parent {
                 id: parent.id.as_str().into(),
                 runtime: Some(Runtime {
-                    name: parent.runtime.as_str().into(),
+                    name: parent.runtime.shared_name(),
                 }),
             })
             .collect();
@@ -273,7 +276,7 @@ impl Machine {
         Claim {
             id: found.id.into(),
             runtime: Some(Runtime {
-                name: found.runtime.as_str().into(),
+                name: found.runtime.shared_name(),
             }),
             pod_uid: found.pod_uid,
             // What the table knows includes containers whose paths say nothing.
@@ -309,23 +312,22 @@ impl Machine {
         origin: Origin,
         out: &mut Emit<'_>,
     ) {
-        let known = self.groups.get(&claim.group).and_then(|roots| roots.root);
-        match known {
+        match self.groups.root(&claim.group) {
             None if key.hierarchy == self.host.preferred() => {
                 self.create(at, key, claim, origin, out);
             }
             None => {
-                let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
-                roots.twins.push(key);
-                if Some(key.hierarchy) == self.host.freezer {
-                    roots.freezer = Some(Arc::clone(&claim.path));
+                let twins = self.groups.add_twin(&claim.group, key);
+                if Some(key.hierarchy) == self.host.freezer
+                    && let Some(twins) = twins
+                {
+                    twins.freezer = Some(Arc::clone(&claim.path));
                 }
                 self.places.put(key, Place::Twin(Box::new(claim)));
             }
             // The same hierarchy: the one before it went without a word.
             Some(root) if root.hierarchy == key.hierarchy => {
                 self.oddities += 1;
-                self.places.take(&root);
                 self.removed(at, root, Origin::Reconcile, out);
                 self.create(at, key, claim, origin, out);
             }
@@ -357,17 +359,15 @@ impl Machine {
     /// A new cgroup inside a container, or inside the twin of one.
     fn inside(&mut self, key: CgroupKey, root: CgroupKey, out: &mut Emit<'_>) {
         match self.places.get(&root) {
-            Some(Place::Root) => {
-                self.places.put(key, Place::Inside(root));
-            }
+            _ if self.instances.contains_key(&root) => {}
             Some(Place::Twin(claim)) => {
-                if let Some(roots) = self.groups.get_mut(&claim.group) {
-                    roots.twins.push(key);
+                if let Some(twins) = self.groups.twins(&claim.group) {
+                    twins.cgroups.push(key);
                 }
-                self.places.put(key, Place::Inside(root));
             }
-            _ => out(Output::Act(Action::Forget(key))),
+            _ => return out(Output::Act(Action::Forget(key))),
         }
+        self.places.put(key, Place::Inside(root));
     }
 
     /// Makes the instance and tells it. `Origin::Kernel` means that it was seen being made.
@@ -389,12 +389,16 @@ impl Machine {
 
     /// Enters an instance into the table without a word, in place of its twins.
     pub(super) fn enter(&mut self, key: CgroupKey, claim: Claim, out: &mut Emit<'_>) {
-        let roots = self.groups.entry(Arc::clone(&claim.group)).or_default();
-        roots.root = Some(key);
-        let path = roots.freezer.take();
-        let path = path.unwrap_or_else(|| Arc::clone(&claim.path));
+        let mut twins = self.groups.set_root(&claim.group, key);
+        if claim.group != claim.path {
+            let others = self.groups.set_root(&claim.path, key);
+            twins.cgroups.extend(others.cgroups);
+            twins.freezer = twins.freezer.or(others.freezer);
+        }
+        let path = twins.freezer.unwrap_or_else(|| Arc::clone(&claim.path));
         let level = level_of(&claim.path);
-        for twin in std::mem::take(&mut roots.twins) {
+        self.places.take(&key);
+        for twin in twins.cgroups {
             if twin == key {
                 continue;
             }
@@ -404,8 +408,6 @@ impl Machine {
             }
             out(Output::Act(Action::Forget(twin)));
         }
-        self.places.put(key, Place::Root);
-        self.roots.insert(Arc::clone(&claim.path), key);
         let group = Arc::clone(&claim.group);
         let instance = Instance::new(self.identity(key, claim), group);
         self.instances.insert(key, instance);
@@ -429,7 +431,7 @@ impl Machine {
         Identity {
             name: named.then(|| Arc::clone(&claim.id)),
             id: claim.id,
-            instance: format!("{}:{}:{}", self.host.boot_id, key.hierarchy, key.id).into(),
+            boot_id: Arc::clone(&self.host.boot_id),
             runtime: claim.runtime,
             parents: claim.parents,
             cgroup: key,
@@ -454,8 +456,10 @@ impl Machine {
         parent_pid: u32,
         out: &mut Emit<'_>,
     ) -> Option<CgroupKey> {
+        if self.instances.contains_key(&key) {
+            return Some(key);
+        }
         match self.places.get(&key)? {
-            Place::Root => Some(key),
             Place::Inside(root) if self.instances.contains_key(root) => Some(*root),
             Place::Inside(root) => {
                 let root = *root;
@@ -474,11 +478,10 @@ impl Machine {
                 }
                 let claim = self.claim_of_candidate(path, within, parent_pid)?;
                 self.appeared(at, key, claim, Origin::Kernel, out);
+                // A twin: it is in no preferred hierarchy, and a process is in it, as above.
                 match self.places.get(&key) {
-                    Some(Place::Root) => Some(key),
-                    // It is in no preferred hierarchy, and a process is in it: as above.
-                    Some(Place::Twin(_)) => self.settle(at, key, parent_pid, out),
-                    _ => None,
+                    Some(Place::Candidate { .. } | Place::Inside(_)) => None,
+                    Some(Place::Twin(_)) | None => self.settle(at, key, parent_pid, out),
                 }
             }
         }
@@ -555,17 +558,10 @@ impl Machine {
         let Some(instance) = self.instances.remove(&key) else {
             return;
         };
-        self.roots.remove(&instance.identity.path);
-        give_back(&mut self.roots);
+        self.groups.remove_root(&instance.group, key);
+        self.groups.remove_root(&instance.identity.path, key);
         if self.host.freezer.is_some() {
             out(Output::Act(Action::UnwatchFreezer { root: key }));
-        }
-        if let Some(roots) = self.groups.get_mut(&instance.group) {
-            roots.root = None;
-            if roots.twins.is_empty() {
-                self.groups.remove(&instance.group);
-                give_back(&mut self.groups);
-            }
         }
         self.stop_waiting(key, instance.candidate);
         // Cgroups inside go before their root; what is left of them was lost.
@@ -574,15 +570,14 @@ impl Machine {
 
     /// The last twin of a container that never got a root: it lived, if only to fail.
     fn twin_removed(&mut self, at: BootNs, key: CgroupKey, claim: Claim, out: &mut Emit<'_>) {
-        let Some(roots) = self.groups.get_mut(&claim.group) else {
+        let Some(twins) = self.groups.twins(&claim.group) else {
             return;
         };
-        roots.twins.retain(|twin| *twin != key);
-        if roots.root.is_some() || !roots.twins.is_empty() {
+        twins.cgroups.retain(|twin| *twin != key);
+        if !twins.cgroups.is_empty() {
             return;
         }
         self.create(at, key, claim, Origin::Kernel, out);
-        self.places.take(&key);
         self.removed(at, key, Origin::Kernel, out);
     }
 }

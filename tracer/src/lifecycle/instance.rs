@@ -1,11 +1,9 @@
 //! One life of a container.
 
 use std::{
+    cell::{Cell, OnceCell},
     collections::BTreeMap,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -17,12 +15,12 @@ use crate::{
     time::{BootNs, Timestamp},
 };
 
-/// Who the container is. Shared by the events that speak of it; replaced when more becomes known.
+/// Who the container is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub id: Arc<str>,
-    /// `<boot id>:<hierarchy>:<cgroup id>`
-    pub instance: Arc<str>,
+    /// Id of the boot of the host that it was made under.
+    pub boot_id: Arc<str>,
     pub runtime: Option<Runtime>,
     pub parents: Arc<[Parent]>,
     pub cgroup: CgroupKey,
@@ -43,14 +41,23 @@ pub struct Identity {
     pub kept: Kept,
 }
 
+impl Identity {
+    /// By which it is told from all others, on any host: `<boot id>:<hierarchy>:<cgroup id>`.
+    #[must_use]
+    pub fn instance(&self) -> String {
+        let CgroupKey { hierarchy, id, .. } = self.cgroup;
+        format!("{}:{hierarchy}:{id}", self.boot_id)
+    }
+}
+
 /// Bytes that a renderer made of an identity, kept with it so that they live as long. They follow
 /// from the identity and are no part of it: equal identities are equal whatever is kept, and one that
 /// is changed, or copied to be, begins without them.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// More lines are to be expected.
-    lasting: AtomicBool,
-    parts: OnceLock<Option<Parts>>,
+    lasting: Cell<bool>,
+    parts: OnceCell<Option<Parts>>,
 }
 
 /// Bytes in two parts.
@@ -82,26 +89,26 @@ impl Kept {
     /// asks for a line that others will follow: most containers of a full host are told of when they
     /// are found and when they are looked up, and then no more.
     pub fn parts(&self, lasting: bool, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
-        if !self.lasting.load(Ordering::Relaxed) {
+        if !self.lasting.get() {
             if !lasting {
                 return None;
             }
-            self.lasting.store(true, Ordering::Relaxed);
+            self.lasting.set(true);
         }
         self.parts.get_or_init(make).as_ref()
     }
 
     /// The identity changes.
     fn forget(&mut self) {
-        self.parts = OnceLock::new();
+        self.parts = OnceCell::new();
     }
 }
 
 impl Clone for Kept {
     fn clone(&self) -> Self {
         Self {
-            lasting: AtomicBool::new(self.lasting.load(Ordering::Relaxed)),
-            parts: OnceLock::new(),
+            lasting: self.lasting.clone(),
+            parts: OnceCell::new(),
         }
     }
 }
@@ -160,8 +167,8 @@ pub enum End {
 /// A container from `created` or `discovered` to `removed`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
-    pub identity: Arc<Identity>,
-    /// Key of its root and twins.
+    pub identity: Identity,
+    /// What its root and twins have in common.
     pub(super) group: Arc<[u8]>,
     pub enrichment: Enrichment,
     /// Number of the last event that changed it.
@@ -189,7 +196,7 @@ impl Instance {
             None => Enrichment::None,
         };
         Self {
-            identity: Arc::new(identity),
+            identity,
             group,
             enrichment,
             version: 0,
@@ -207,26 +214,17 @@ impl Instance {
 
     /// Takes over what is new; says whether anything is.
     pub(super) fn learn(&mut self, metadata: &Metadata) -> bool {
-        // Nobody else has it but while an event is told: this copies nothing.
-        let identity = Arc::make_mut(&mut self.identity);
-        let new = identity.learn(metadata);
+        let new = self.identity.learn(metadata);
         if new {
-            identity.kept.forget();
+            self.identity.kept.forget();
         }
         new
     }
 
     /// The identity, to be changed.
     pub(super) fn identity_mut(&mut self) -> &mut Identity {
-        let identity = Arc::make_mut(&mut self.identity);
-        identity.kept.forget();
-        identity
-    }
-
-    /// Whether it was made under this boot of the host.
-    pub(super) fn is_of_boot(&self, boot_id: &str) -> bool {
-        let rest = self.identity.instance.strip_prefix(boot_id);
-        rest.is_some_and(|rest| rest.starts_with(':'))
+        self.identity.kept.forget();
+        &mut self.identity
     }
 
     /// Where it is in its life.
@@ -260,9 +258,9 @@ impl Instance {
         self.init.filter(|_| self.is_alive()).map(|init| init.pid)
     }
 
-    pub(crate) fn subject(&self) -> Subject {
+    pub(crate) fn subject(&self) -> Subject<'_> {
         Subject {
-            identity: Arc::clone(&self.identity),
+            identity: &self.identity,
             state: self.state(),
             version: self.version,
             enrichment: self.enrichment,

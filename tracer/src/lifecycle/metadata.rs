@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Facts about one container; what is not known is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Metadata {
     pub name: Option<Arc<str>>,
     pub image: Option<Arc<Image>>,

@@ -47,15 +47,19 @@ mod snapshot;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     ops::{Bound, Deref},
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracer_common::{COMM_LEN, CgroupKey};
 
-use self::{calls::RuntimeCalls, keyed::Keyed, places::Places};
+use self::{
+    calls::RuntimeCalls,
+    keyed::Keyed,
+    places::{Groups, Places},
+};
 pub use self::{
     instance::{Identity, Instance, Kept, Parts},
     metadata::{Ask, Metadata, of_call},
@@ -124,7 +128,7 @@ pub enum Input<'a> {
 /// thousands has to be kept.
 #[derive(Debug)]
 pub enum Output<'a> {
-    Event(&'a Event),
+    Event(&'a Event<'a>),
     Act(Action),
 }
 
@@ -144,15 +148,15 @@ pub enum Action {
     UnwatchFreezer { root: CgroupKey },
 }
 
-/// One record to be.
+/// One record to be. It borrows from the table and from what happened: nothing is copied to tell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct Event<'a> {
     pub seq: u64,
     pub time: BootNs,
     pub kind: Kind,
     pub origin: Origin,
-    pub container: Option<Subject>,
-    pub process: Option<Actor>,
+    pub container: Option<Subject<'a>>,
+    pub process: Option<Actor<'a>>,
     /// Exec session: pid and start.
     pub session: Option<(u32, u64)>,
     pub oom: Option<OomFacts>,
@@ -161,31 +165,52 @@ pub struct Event {
     pub node: Option<Box<Node>>,
 }
 
+impl Event<'_> {
+    /// An event with the next number and nothing else.
+    const fn blank(next_seq: &mut u64, time: BootNs, kind: Kind, origin: Origin) -> Self {
+        let seq = *next_seq;
+        *next_seq += 1;
+        Self {
+            seq,
+            time,
+            kind,
+            origin,
+            container: None,
+            process: None,
+            session: None,
+            oom: None,
+            oom_killed: None,
+            duration_ns: None,
+            node: None,
+        }
+    }
+}
+
 /// The container that an event is about, as it is after the event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
-    pub identity: Arc<Identity>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject<'a> {
+    pub identity: &'a Identity,
     pub state: State,
     pub version: u64,
     pub enrichment: Enrichment,
 }
 
 /// The process that an event is about.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Actor {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Actor<'a> {
     pub pid: u32,
     pub vpid: u32,
     pub parent_pid: u32,
-    pub comm: Comm,
+    pub comm: &'a [u8],
     /// As given to exec.
-    pub path: Box<[u8]>,
+    pub path: &'a [u8],
     /// NUL between arguments.
-    pub args: Box<[u8]>,
+    pub args: &'a [u8],
     /// Wait status.
     pub status: Option<u32>,
 }
 
-/// The name of a task; the kernel's has 15 bytes.
+/// The name of a task; the kernel's has 15 bytes. Written as a list of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Comm {
     bytes: [u8; COMM_LEN],
@@ -209,6 +234,18 @@ impl Deref for Comm {
 
     fn deref(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+impl Serialize for Comm {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(&**self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Comm {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Vec::deserialize(from).map(|name| Self::from(&*name))
     }
 }
 
@@ -257,12 +294,7 @@ pub struct Machine {
     next_seq: u64,
     places: Places,
     instances: Keyed<CgroupKey, Instance>,
-    /// Roots by path. Never walked: the hash has a secret, because a container chooses paths.
-    #[serde(with = "pairs")]
-    roots: HashMap<Arc<[u8]>, CgroupKey>,
-    /// Roots and twins by what they have in common, likewise.
-    #[serde(with = "pairs")]
-    groups: HashMap<Arc<[u8]>, places::Roots>,
+    groups: Groups,
     calls: RuntimeCalls,
     /// When an init that has not executed anything counts as started all the same.
     waiting: BTreeSet<(BootNs, CgroupKey)>,
@@ -280,8 +312,7 @@ impl Machine {
             next_seq,
             places: Places::default(),
             instances: Keyed::default(),
-            roots: HashMap::new(),
-            groups: HashMap::new(),
+            groups: Groups::default(),
             calls: RuntimeCalls::default(),
             waiting: BTreeSet::new(),
             ended: processes::Ended::default(),
@@ -293,6 +324,14 @@ impl Machine {
     /// things are told follows `host`, which is the same host.
     pub fn resume(&mut self, host: Host, out: &mut Emit<'_>) {
         self.host = host;
+        // Read from a file, each has texts of its own.
+        for instance in self.instances.values_mut() {
+            let identity = &mut instance.identity;
+            identity.hierarchy = self.host.hierarchy(identity.cgroup.hierarchy);
+            if identity.boot_id == self.host.boot_id {
+                identity.boot_id = Arc::clone(&self.host.boot_id);
+            }
+        }
         for (root, instance) in self.instances.iter() {
             if self.host.freezer.is_some() {
                 out(Output::Act(Action::WatchFreezer {
@@ -348,7 +387,7 @@ impl Machine {
     /// Cgroups that are known, of containers or not yet decided.
     #[must_use]
     pub fn places(&self) -> usize {
-        self.places.len()
+        self.instances.len() + self.places.len()
     }
 
     /// All instances in the order of their keys.
@@ -415,28 +454,9 @@ impl Machine {
         if matches!(kind, Kind::NodeSynced | Kind::NodeResynced) {
             node.containers = u64::try_from(self.instances.len()).ok();
         }
-        let mut event = self.blank(at, kind, Origin::Kernel);
+        let mut event = Event::blank(&mut self.next_seq, at, kind, Origin::Kernel);
         event.node = Some(node);
         out(Output::Event(&event));
-    }
-
-    /// An event with the next number and nothing else.
-    fn blank(&mut self, time: BootNs, kind: Kind, origin: Origin) -> Event {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        Event {
-            seq,
-            time,
-            kind,
-            origin,
-            container: None,
-            process: None,
-            session: None,
-            oom: None,
-            oom_killed: None,
-            duration_ns: None,
-            node: None,
-        }
     }
 
     /// An event about the container with this root, which it changes: the version becomes its
@@ -447,15 +467,13 @@ impl Machine {
         kind: Kind,
         origin: Origin,
         root: CgroupKey,
-    ) -> Option<Event> {
-        let seq = self.next_seq;
+    ) -> Option<Event<'_>> {
         let instance = self.instances.get_mut(&root)?;
+        let mut event = Event::blank(&mut self.next_seq, time, kind, origin);
         if !matches!(kind, Kind::ProcessExec | Kind::ProcessExited) {
-            instance.version = seq;
+            instance.version = event.seq;
         }
-        let subject = instance.subject();
-        let mut event = self.blank(time, kind, origin);
-        event.container = Some(subject);
+        event.container = Some(instance.subject());
         Some(event)
     }
 

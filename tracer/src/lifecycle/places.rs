@@ -1,18 +1,19 @@
-//! What every known cgroup is: root of a container, inside one, twin, or not decided.
+//! What every known cgroup is that is not the root of a container: inside one, twin, or not decided.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracer_common::CgroupKey;
 
-use super::keyed::ByNumber;
+use super::keyed::{ByNumber, give_back};
 use crate::record::{Parent, Runtime};
 
-/// What a cgroup is.
+/// What a cgroup is that is no root: a root's key is its instance's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Place {
-    /// The root of an instance; its key is the instance's.
-    Root,
     /// Inside the container whose root or twin has this key; or a twin of that root that lies deeper
     /// than it, which records may name until the kernel side has forgotten it.
     Inside(CgroupKey),
@@ -34,7 +35,7 @@ pub fn level_of(path: &[u8]) -> u32 {
     u32::try_from(level).unwrap_or(u32::MAX)
 }
 
-/// What every known cgroup is.
+/// What every known cgroup is, but for roots.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Places {
     by_key: ByNumber<CgroupKey, Place>,
@@ -101,7 +102,7 @@ impl Place {
         match self {
             Self::Inside(root) => Some(*root),
             Self::Candidate { within, .. } => *within,
-            Self::Root | Self::Twin(_) => None,
+            Self::Twin(_) => None,
         }
     }
 }
@@ -120,13 +121,86 @@ pub(super) struct Claim {
     pub group: Arc<[u8]>,
 }
 
-/// The cgroups of one container.
+/// Who has what a root and its twins have in common.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Group {
+    /// The root of this instance.
+    Root(CgroupKey),
+    /// Twins, as long as there is no root.
+    Twins(Box<Twins>),
+}
+
+/// Twins that wait for their root.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Roots {
-    /// Key of the instance, once there is one.
-    pub root: Option<CgroupKey>,
-    /// Twins, and cgroups inside them, that the kernel still watches.
-    pub twins: Vec<CgroupKey>,
-    /// Path of the twin in the freezer's hierarchy.
+pub(super) struct Twins {
+    /// They, and cgroups inside them, that the kernel still watches.
+    pub cgroups: Vec<CgroupKey>,
+    /// Path of the one in the freezer's hierarchy.
     pub freezer: Option<Arc<[u8]>>,
+}
+
+/// Groups by what their cgroups have in common; a container whose group is not its path has its path
+/// as well. Never walked: the hash has a secret, because a container chooses paths.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Groups(#[serde(with = "super::pairs")] HashMap<Arc<[u8]>, Group>);
+
+impl Groups {
+    pub(super) fn get(&self, group: &[u8]) -> Option<&Group> {
+        self.0.get(group)
+    }
+
+    /// The root of the container with this path or group.
+    pub(super) fn root(&self, group: &[u8]) -> Option<CgroupKey> {
+        match self.0.get(group)? {
+            Group::Root(root) => Some(*root),
+            Group::Twins(_) => None,
+        }
+    }
+
+    /// The twins of a group that has no root.
+    pub(super) fn twins(&mut self, group: &[u8]) -> Option<&mut Twins> {
+        match self.0.get_mut(group)? {
+            Group::Root(_) => None,
+            Group::Twins(twins) => Some(twins),
+        }
+    }
+
+    /// Another one for a group that has no root.
+    pub(super) fn add_twin(&mut self, group: &Arc<[u8]>, twin: CgroupKey) -> Option<&mut Twins> {
+        let entry = self.0.entry(Arc::clone(group));
+        match entry.or_insert_with(|| Group::Twins(Box::default())) {
+            Group::Root(_) => None,
+            Group::Twins(twins) => {
+                twins.cgroups.push(twin);
+                Some(twins)
+            }
+        }
+    }
+
+    /// A root has this group, or path, from now on. Gives the twins that waited for it.
+    pub(super) fn set_root(&mut self, group: &Arc<[u8]>, root: CgroupKey) -> Twins {
+        match self.0.insert(Arc::clone(group), Group::Root(root)) {
+            Some(Group::Twins(twins)) => *twins,
+            Some(Group::Root(_)) | None => Twins::default(),
+        }
+    }
+
+    /// The root has it no longer.
+    pub(super) fn remove_root(&mut self, group: &[u8], root: CgroupKey) -> bool {
+        let is_its = self.root(group) == Some(root);
+        if is_its {
+            self.0.remove(group);
+            give_back(&mut self.0);
+        }
+        is_its
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

@@ -216,12 +216,12 @@ impl Machine {
             event.session = Some((exec.process.pid, exec.process.start_ns));
         }
         event.process = Some(Actor {
-            path: exec.filename.into(),
+            path: exec.filename,
             // A runtime's arguments are recorded to learn what it does, not to be told.
             args: if exec.flags & flags::RUNTIME == 0 {
-                exec.args.into()
+                exec.args
             } else {
-                Box::default()
+                &[]
             },
             ..actor(&exec.process)
         });
@@ -333,17 +333,17 @@ impl Member {
     }
 }
 
-fn actor(task: &Task<'_>) -> Actor {
+fn actor<'a>(task: &Task<'a>) -> Actor<'a> {
     Actor {
         pid: task.pid,
         vpid: task.vpid,
         parent_pid: task.parent_pid,
-        comm: task.comm.into(),
+        comm: task.comm,
         ..Actor::default()
     }
 }
 
-fn push_exit(mut event: Event, task: &Task<'_>, status: u32, out: &mut Emit<'_>) {
+fn push_exit<'a>(mut event: Event<'a>, task: &Task<'a>, status: u32, out: &mut Emit<'_>) {
     event.process = Some(Actor {
         status: Some(status),
         ..actor(task)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::{
-    Action, Emit, Machine, Output,
+    Action, Comm, Emit, Machine, Output,
     cgroups::leaf_of,
     instance::{End, Instance, Member},
     places::{Claim, Place},
@@ -60,7 +60,7 @@ pub struct FoundProcess {
     pub pid_ns_level: u32,
     /// Nanoseconds since boot, in steps of a clock tick: `/proc` tells no more.
     pub start_ns: u64,
-    pub comm: Box<[u8]>,
+    pub comm: Comm,
 }
 
 /// Containers whose cgroup in the preferred hierarchy is not taken from the scan. Their twins in other
@@ -92,7 +92,7 @@ impl Machine {
     ) {
         // What was there before a reboot is gone, though another cgroup may have its id by now.
         let boot_id = Arc::clone(&self.host.boot_id);
-        let before = |instance: &Instance| !instance.is_of_boot(&boot_id);
+        let before = |instance: &Instance| instance.identity.boot_id != boot_id;
         self.all_removed(at, |_, instance| before(instance), origin, out);
         let mut seen = BTreeSet::new();
         let left_out = LeftOut::of(snapshot, self.host.preferred());
@@ -134,7 +134,6 @@ impl Machine {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
-            self.places.take(&key);
             self.removed(at, key, origin, out);
         }
     }
@@ -156,7 +155,7 @@ impl Machine {
         }
         match self.claim_of(found, &sight) {
             Sighting::Container(claim) => {
-                let other = self.roots.get(&claim.path).copied();
+                let other = self.groups.root(&claim.path);
                 let twin_of = other
                     .filter(|root| root.hierarchy != found.cgroup.hierarchy)
                     .or_else(|| self.known_elsewhere(&sight));
@@ -166,7 +165,6 @@ impl Machine {
                 }
                 seen.insert(found.cgroup);
                 if let Some(root) = other {
-                    self.places.take(&root);
                     self.removed(at, root, origin, out);
                 }
                 self.enter(found.cgroup, claim, out);

@@ -71,7 +71,7 @@ pub(super) struct Outlets {
 
 impl Outlets {
     /// Takes an event; its record leaves with the next [`Outlets::push`] at the latest.
-    pub(super) fn add(&mut self, renderer: &Renderer, event: &Event, now: BootNs) {
+    pub(super) fn add(&mut self, renderer: &Renderer, event: &Event<'_>, now: BootNs) {
         let passes = self.filter.wants(event);
         self.metrics.add(Count::EngineOut, 1);
         if !passes {

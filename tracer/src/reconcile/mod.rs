@@ -168,7 +168,7 @@ impl Walk<'_> {
         self.watch.track(cgroup, level_of(path));
         // Nothing will tell of its end, if that was before.
         let pids = pids(directory).inspect_err(|_| self.watch.forget(cgroup))?;
-        let mut processes = Vec::new();
+        let mut processes = Vec::with_capacity(pids.len());
         for pid in pids {
             match self.processes.process(pid) {
                 Ok(process) => {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::lifecycle::FoundProcess;
+use crate::lifecycle::{Comm, FoundProcess};
 
 /// `USER_HZ` is 100 on every supported architecture.
 const TICK_NS: u64 = 10_000_000;
@@ -19,7 +19,7 @@ pub(super) struct Seen {
     pub parent_pid: u32,
     pub pid_ns_level: u32,
     pub start_ns: u64,
-    pub comm: Box<[u8]>,
+    pub comm: Comm,
     /// It is the first of its pid namespace, or that or its mount namespace is not its parent's.
     pub entered: bool,
 }
@@ -109,7 +109,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
-    comm: Box<[u8]>,
+    comm: Comm,
     parent_pid: u32,
     start_ns: u64,
 }

@@ -23,7 +23,7 @@ use crate::{
 
 impl Renderer {
     /// Appends the line of `event`, as it leaves at `now`, with its line feed.
-    pub fn line(&self, event: &Event, now: BootNs, to: &mut Vec<u8>) {
+    pub fn line(&self, event: &Event<'_>, now: BootNs, to: &mut Vec<u8>) {
         let mut json = Json(to);
         let common = self.written.common(self);
         let (id, host) = common.parts();
@@ -42,7 +42,7 @@ impl Renderer {
         json.0.extend_from_slice(host);
         self.written.keep(common);
         if let Some(subject) = &event.container {
-            let identity = &subject.identity;
+            let identity = subject.identity;
             let lasting = event.origin == Origin::Kernel && event.kind != Kind::Enriched;
             let kept = identity.kept.parts(lasting, || written::parts(identity));
             if let Some(parts) = kept {
@@ -223,7 +223,13 @@ impl Json<'_> {
         self.raw(r#","container":{"id":"#);
         self.text(&identity.id);
         self.raw(r#","instance":"#);
-        self.text(&identity.instance);
+        self.raw("\"");
+        self.escaped(identity.boot_id.as_bytes());
+        self.raw(":");
+        self.number(u64::from(identity.cgroup.hierarchy));
+        self.raw(":");
+        self.number(identity.cgroup.id);
+        self.raw("\"");
         self.optional(r#","name":"#, identity.name.as_deref());
         self.runtime(identity.runtime.as_ref());
         if let Some(image) = &identity.image {
@@ -253,7 +259,7 @@ impl Json<'_> {
     }
 
     /// What events change of `container`.
-    fn progress(&mut self, subject: &Subject) {
+    fn progress(&mut self, subject: &Subject<'_>) {
         self.raw(r#","state":""#);
         self.raw(state(subject.state));
         self.raw(r#"","version":"#);
@@ -322,7 +328,7 @@ impl Json<'_> {
         self.raw("]");
     }
 
-    fn process(&mut self, actor: &Actor) {
+    fn process(&mut self, actor: &Actor<'_>) {
         self.raw(r#","process":{"pid":"#);
         self.number(u64::from(actor.pid));
         for (name, value) in [
@@ -337,18 +343,18 @@ impl Json<'_> {
         match (actor.comm.is_empty(), actor.path.is_empty()) {
             (true, true) => {}
             (false, _) => {
-                self.hostile(r#","executable":{"name":"#, &actor.comm);
-                self.hostile(r#","path":"#, &actor.path);
+                self.hostile(r#","executable":{"name":"#, actor.comm);
+                self.hostile(r#","path":"#, actor.path);
                 self.raw("}");
             }
             (true, false) => {
-                self.hostile(r#","executable":{"path":"#, &actor.path);
+                self.hostile(r#","executable":{"path":"#, actor.path);
                 self.raw("}");
             }
         }
         if !actor.args.is_empty() {
             self.raw(r#","command_args":"#);
-            self.value(&arguments(&actor.args));
+            self.value(&arguments(actor.args));
         }
         if let Some(status) = actor.status {
             self.exit(status);

@@ -2,8 +2,8 @@
 //!
 //! Most of a line says who the container is, and that is the same in all its lines: it is kept with
 //! the identity ([`Kept`](crate::lifecycle::Kept)), in one piece. So a line about one of very many
-//! containers reads one piece of cold memory, not a dozen scattered texts. The machine replaces an
-//! identity when it learns something, and the piece goes with it.
+//! containers reads one piece of cold memory, not a dozen scattered texts. When the machine learns
+//! something of the container the piece goes.
 
 use std::{cell::Cell, fmt, sync::Arc};
 

@@ -93,7 +93,7 @@ impl Dice {
         let label = |dice: &mut Self| (dice.text(), dice.text());
         Identity {
             id: self.text().into(),
-            instance: self.text().into(),
+            boot_id: self.text().into(),
             runtime: self.maybe(Self::runtime),
             parents: self
                 .list(|dice| Parent {
@@ -122,7 +122,7 @@ impl Dice {
         }
     }
 
-    fn subject(&mut self) -> Subject {
+    fn subject(&mut self) -> Subject<'static> {
         let states = [
             State::Created,
             State::Running,
@@ -132,7 +132,7 @@ impl Dice {
         ];
         let levels = [Enrichment::None, Enrichment::Partial, Enrichment::Full];
         Subject {
-            identity: Arc::new(self.identity()),
+            identity: Box::leak(Box::new(self.identity())),
             state: self.of(&states),
             version: self.number(),
             enrichment: self.of(&levels),
@@ -143,20 +143,20 @@ impl Dice {
         choices[usize::try_from(self.below(choices.len() as u64)).expect("small")]
     }
 
-    fn actor(&mut self) -> Actor {
+    fn actor(&mut self) -> Actor<'static> {
         let args = self.list(Self::bytes).join(&0);
         Actor {
             pid: self.small(),
             vpid: self.small(),
             parent_pid: self.small(),
-            comm: self.bytes().as_slice().into(),
-            path: self.bytes().into(),
-            args: args.into(),
+            comm: self.bytes().leak(),
+            path: self.bytes().leak(),
+            args: args.leak(),
             status: self.maybe(|dice| dice.small() & 0xffff),
         }
     }
 
-    fn event(&mut self, kind: Kind) -> Event {
+    fn event(&mut self, kind: Kind) -> Event<'static> {
         Event {
             seq: self.number(),
             time: BootNs(self.number() >> 2),
