@@ -218,42 +218,48 @@ impl<W: Write> Recorder<W> {
     ///
     /// Those of the file.
     pub fn write(&mut self, now: BootNs, entry: &Entry<'_>) -> io::Result<()> {
-        let owned;
-        let (tag, payload): (u8, &[u8]) = match entry {
-            Entry::Raw(bytes) => (TAG_RAW, bytes),
+        let to = &mut self.entry;
+        to.clear();
+        to.extend_from_slice(&[0; ENTRY_HEAD]);
+        let tag = match entry {
+            Entry::Raw(bytes) => {
+                to.extend_from_slice(bytes);
+                TAG_RAW
+            }
             Entry::Freezer { root, frozen } => {
-                owned = serde_json::to_vec(&(root.hierarchy, root.id, frozen))?;
-                (TAG_FREEZER, &owned)
+                serde_json::to_writer(&mut *to, &(root.hierarchy, root.id, frozen))?;
+                TAG_FREEZER
             }
             Entry::Snapshot(snapshot, origin) => {
-                owned = serde_json::to_vec(&(&**snapshot, origin))?;
-                (TAG_SNAPSHOT, &owned)
+                serde_json::to_writer(&mut *to, &(&**snapshot, origin))?;
+                TAG_SNAPSHOT
             }
             Entry::Node(kind, node) => {
-                owned = serde_json::to_vec(&(kind, node))?;
-                (TAG_NODE, &owned)
+                serde_json::to_writer(&mut *to, &(kind, node))?;
+                TAG_NODE
             }
-            Entry::Tick => (TAG_TICK, &[]),
+            Entry::Tick => TAG_TICK,
             Entry::Metadata { root, metadata } => {
-                owned = serde_json::to_vec(&(root.hierarchy, root.id, &**metadata))?;
-                (TAG_METADATA, &owned)
+                serde_json::to_writer(&mut *to, &(root.hierarchy, root.id, &**metadata))?;
+                TAG_METADATA
             }
             Entry::Path { cgroup, path } => {
-                owned = serde_json::to_vec(&(cgroup, path))?;
-                (TAG_PATH, &owned)
+                serde_json::to_writer(&mut *to, &(cgroup, path))?;
+                TAG_PATH
             }
-            Entry::Programs(id) => (TAG_PROGRAMS, id.as_bytes()),
+            Entry::Programs(id) => {
+                to.extend_from_slice(id.as_bytes());
+                TAG_PROGRAMS
+            }
             Entry::Offset(offset) => {
-                owned = offset.0.to_le_bytes().to_vec();
-                (TAG_OFFSET, &owned)
+                to.extend_from_slice(&offset.0.to_le_bytes());
+                TAG_OFFSET
             }
         };
-        self.entry.clear();
-        self.entry.extend_from_slice(&[tag, 0, 0, 0]);
-        self.entry
-            .extend_from_slice(&length(payload)?.to_le_bytes());
-        self.entry.extend_from_slice(&now.0.to_le_bytes());
-        self.entry.extend_from_slice(payload);
+        if let Some((head, payload)) = to.split_first_chunk_mut() {
+            let len = length(payload)?;
+            *head = Head { tag, len, now }.bytes();
+        }
         self.to.write_all(&self.entry)?;
         self.bytes += u64::try_from(self.entry.len()).unwrap_or(0);
         if self.entry.capacity() > SPARE_BYTES {
@@ -479,6 +485,14 @@ impl Head {
             len: u32::from_le_bytes([l0, l1, l2, l3]),
             now: BootNs(u64::from_le_bytes([n0, n1, n2, n3, n4, n5, n6, n7])),
         }
+    }
+
+    const fn bytes(&self) -> [u8; ENTRY_HEAD] {
+        let [l0, l1, l2, l3] = self.len.to_le_bytes();
+        let [n0, n1, n2, n3, n4, n5, n6, n7] = self.now.0.to_le_bytes();
+        [
+            self.tag, 0, 0, 0, l0, l1, l2, l3, n0, n1, n2, n3, n4, n5, n6, n7,
+        ]
     }
 }
 
