@@ -18,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -40,15 +41,15 @@ const AGAIN: [Duration; 3] = [
 
 /// A question to be asked again, by when and in the order of coming. Bounded by the containers that were
 /// asked about within the sum of [`AGAIN`], and live.
-type Waiting = BTreeMap<(Instant, u64), (Ask, usize)>;
+type Waiting = BTreeMap<(Instant, u64), (Box<Ask>, usize)>;
 
 /// What is asked.
 #[derive(Debug)]
 pub enum Question {
     /// What files say, for the table.
-    Enrich(Ask),
+    Enrich(Box<Ask>),
     /// Which files say it, for a reader of the socket.
-    Explain(u64, Ask),
+    Explain(u64, Box<Ask>),
     /// The container with this root is gone.
     Gone(CgroupKey),
 }
@@ -93,11 +94,15 @@ impl Sockets for NoSockets {
 pub enum Answer {
     Enriched(CgroupKey, Metadata),
     Explained(u64, Vec<Source>),
+    /// A question was taken, and somebody waits for a place in the queue.
+    Taken,
 }
 
-/// Serves questions until nobody asks or nobody listens any more.
+/// Serves questions until nobody asks or nobody listens any more. Whoever found no place in the queue
+/// sets `waits`, to be told when there is one.
 pub fn serve(
     questions: &Receiver<Question>,
+    waits: &AtomicBool,
     mut sources: Sources,
     mut sockets: impl Sockets,
     mut answer: impl FnMut(Answer) -> bool,
@@ -106,6 +111,9 @@ pub fn serve(
     let mut waiting = Waiting::new();
     let mut count = 0;
     while let Some((question, tries)) = next(questions, &mut waiting) {
+        if waits.swap(false, Ordering::AcqRel) && !answer(Answer::Taken) {
+            return;
+        }
         for line in sockets.daemons() {
             sources.learn_daemon(line.iter().map(String::as_str));
         }

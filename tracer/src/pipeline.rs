@@ -135,6 +135,8 @@ enum Wake {
     Freezers,
     Metadata(CgroupKey, Metadata),
     Explained(u64, Vec<Source>),
+    /// The metadata thread has room for a question that waits.
+    Taken,
     Stdout,
     File,
     Socket,
@@ -214,6 +216,7 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
             Wake::Freezers => live.core.read_freezers()?,
             Wake::Metadata(root, metadata) => live.core.learn(root, metadata)?,
             Wake::Explained(reader, files) => live.core.explained(reader, &files),
+            Wake::Taken => live.core.act()?,
             Wake::Stdout | Wake::File => live.core.flush()?,
             Wake::Socket => live.core.serve_socket(),
             Wake::Scanned(snapshot) => live.scanned(snapshot)?,
@@ -251,10 +254,11 @@ impl Live {
             _ = signals.terminate.recv() => Wake::Terminate,
             _ = signals.interrupt.recv() => Wake::Terminate,
             ready = self.ring.readable() => { ready?.clear_ready(); Wake::Ring }
-            ready = ready(self.core.freezers.as_ref(), Interest::READABLE) => { ready?; Wake::Freezers }
+            ready = ready(self.core.doing.freezers.as_ref(), Interest::READABLE) => { ready?; Wake::Freezers }
             Some(answer) = self.answers.recv() => match answer {
                 Answer::Enriched(root, metadata) => Wake::Metadata(root, metadata),
                 Answer::Explained(reader, files) => Wake::Explained(reader, files),
+                Answer::Taken => Wake::Taken,
             },
             Some(snapshot) = self.scans.done.recv() => Wake::Scanned(snapshot),
             ready = ready(stdout.as_ref(), Interest::WRITABLE) => { ready?; Wake::Stdout }
@@ -282,7 +286,7 @@ impl Live {
             let then = Instant::now() + after;
             timer = Some(timer.map_or(then, |timer| timer.min(then)));
         };
-        let freezers = self.core.freezers.as_ref();
+        let freezers = self.core.doing.freezers.as_ref();
         if freezers.is_some_and(|freezers| freezers.get_ref().has_to_read_again()) {
             at_latest(freezers::AGAIN);
         }
@@ -290,7 +294,7 @@ impl Live {
             if self.core.quiet_drains < QUIET_DRAINS {
                 at_latest(BULK_DRAIN);
             } else {
-                self.core.tables.announce_idle()?;
+                self.core.doing.tables.announce_idle()?;
                 // Records that came before the announcement do not wake anyone.
                 self.drain()?;
                 if self.core.quiet_drains < QUIET_DRAINS {

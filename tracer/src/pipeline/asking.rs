@@ -10,7 +10,11 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::mpsc::{SyncSender, TrySendError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
 };
 
 use anyhow::Context as _;
@@ -24,9 +28,12 @@ use crate::{
     metadata::{self, Answer, Question},
 };
 
-/// Questions in the thread's queue at most, which it takes in their order, and answers on their way
-/// back.
-const MAX_QUESTIONS: usize = 4096;
+/// Questions in the thread's queue at most, which it takes in their order.
+/// Few: a question about a container that starts now waits for them.
+const MAX_QUESTIONS: usize = 256;
+
+/// Answers on their way back at most; beyond that whoever answers waits.
+const MAX_ANSWERS: usize = 256;
 
 /// Ends of containers that the thread was not told of at most: it may hang for days.
 const MAX_GONE: usize = 4096;
@@ -43,6 +50,8 @@ enum Late {
 pub(super) struct Asking {
     queue: SyncSender<Question>,
     late: BTreeMap<CgroupKey, Late>,
+    /// Tells the thread to say when it takes a question.
+    waits: Arc<AtomicBool>,
     /// How many of them are gone.
     gone: usize,
 }
@@ -55,30 +64,33 @@ impl Asking {
         runtimes: &Runtimes,
     ) -> anyhow::Result<(Self, mpsc::Receiver<Answer>)> {
         let (queue, asked) = std::sync::mpsc::sync_channel(MAX_QUESTIONS);
-        let (answered, answers) = mpsc::channel(MAX_QUESTIONS);
+        let (answered, answers) = mpsc::channel(MAX_ANSWERS);
         let sockets = runtimes.ask_on_a_thread(&answered)?;
         let runtimes = runtimes.clone();
         let thread = std::thread::Builder::new().name("metadata".to_owned());
+        let asking = Self::to(queue);
+        let waits = Arc::clone(&asking.waits);
         let spawned: io::Result<_> = thread.spawn(move || {
             runtimes.configure(&mut sources);
-            metadata::serve(&asked, sources, sockets, |answer| {
+            metadata::serve(&asked, &waits, sources, sockets, |answer| {
                 answered.blocking_send(answer).is_ok()
             });
         });
         spawned.context("cannot start a thread")?;
-        Ok((Self::to(queue), answers))
+        Ok((asking, answers))
     }
 
-    const fn to(queue: SyncSender<Question>) -> Self {
+    fn to(queue: SyncSender<Question>) -> Self {
         Self {
             queue,
             late: BTreeMap::new(),
+            waits: Arc::default(),
             gone: 0,
         }
     }
 
     /// What files say, for the table.
-    pub(super) fn enrich(&mut self, ask: Ask) {
+    pub(super) fn enrich(&mut self, ask: Box<Ask>) {
         let (root, sockets) = (ask.root, ask.sockets);
         if !self.late.contains_key(&root) {
             match self.queue.try_send(Question::Enrich(ask)) {
@@ -108,19 +120,24 @@ impl Asking {
 
     /// Which files say it, for a reader of the socket; false where the thread is too busy.
     pub(super) fn explain(&self, reader: u64, ask: Ask) -> bool {
-        let question = Question::Explain(reader, ask);
+        let question = Question::Explain(reader, Box::new(ask));
         self.queue.try_send(question).is_ok()
     }
 
     /// Puts what is late, as far as there is room; `question` makes the one about a container that
     /// is still there.
     pub(super) fn catch_up(&mut self, question: impl Fn(CgroupKey) -> Option<Ask>) {
+        if self.late.is_empty() {
+            return;
+        }
+        // Before the queue is tried: if it is full, the thread takes something after this.
+        self.waits.store(true, Ordering::Release);
         while let Some((root, late)) = self.late.last_key_value() {
             let (root, late) = (*root, *late);
             let question = match late {
                 Late::Gone => Some(Question::Gone(root)),
                 Late::Enrich { sockets } => {
-                    question(root).map(|ask| Question::Enrich(Ask { sockets, ..ask }))
+                    question(root).map(|ask| Question::Enrich(Box::new(Ask { sockets, ..ask })))
                 }
             };
             if let Some(question) = question
@@ -130,6 +147,7 @@ impl Asking {
             }
             self.forget(root);
         }
+        self.waits.store(false, Ordering::Release);
     }
 
     fn note(&mut self, root: CgroupKey, late: Late) {
@@ -150,12 +168,12 @@ mod tests {
 
     use super::*;
 
-    fn ask(id: u64, sockets: bool) -> Ask {
-        Ask {
+    fn ask(id: u64, sockets: bool) -> Box<Ask> {
+        Box::new(Ask {
             root: CgroupKey::new(0, id),
             sockets,
             ..Ask::default()
-        }
+        })
     }
 
     /// Everything that is queued, as the number of its container: negative where it is gone.
@@ -181,15 +199,17 @@ mod tests {
         // Asked again before it was asked at all: one question, with sockets.
         asking.enrich(ask(3, false));
         // This one goes meanwhile, and what is asked about it goes along.
-        let question = |root: CgroupKey| (root.id != 4).then(|| ask(root.id, false));
-        assert!(!asking.explain(1, ask(1, false)));
+        let question = |root: CgroupKey| (root.id != 4).then(|| *ask(root.id, false));
+        assert!(!asking.explain(1, *ask(1, false)));
         asking.catch_up(question);
+        assert!(asking.waits.load(Ordering::Acquire), "nobody would go on");
         assert_eq!(heard(&queue), [(1, true), (2, true)]);
         asking.catch_up(question);
         assert_eq!(heard(&queue), [(5, true), (3, true)]);
         asking.catch_up(question);
         assert_eq!(heard(&queue), []);
         assert!(asking.late.is_empty());
+        assert!(!asking.waits.load(Ordering::Acquire));
     }
 
     #[test]
@@ -226,10 +246,10 @@ mod tests {
         let (sender, _queue) = sync_channel(1);
         let mut asking = Asking::to(sender);
         for number in 0..3 {
-            asking.enrich(Ask {
+            asking.enrich(Box::new(Ask {
                 root: CgroupKey::new(u32::MAX, number),
                 ..Ask::default()
-            });
+            }));
         }
         assert!(asking.late.is_empty());
     }

@@ -7,7 +7,7 @@ use tokio::io::Interest;
 
 use super::{
     BTreeMap, Core, Live, Losses, Outlets, Parts, asking::Asking, clock_set_timer, core::head,
-    outlets::Patience,
+    doing::Doing, outlets::Patience,
 };
 use crate::{
     clock::Watch,
@@ -146,8 +146,7 @@ impl Live {
         Ok(Self {
             core: Core {
                 engine: parts.engine,
-                tables,
-                freezers,
+                doing: Doing::new(tables, freezers, asking),
                 journal: None,
                 recorder: None,
                 outlets: Outlets {
@@ -170,8 +169,6 @@ impl Live {
                     .map(|hierarchy| (hierarchy.id, hierarchy.mount.clone()))
                     .collect(),
                 quiet_drains: 0,
-                asking,
-                todo: Vec::new(),
                 meanwhile: None,
             },
             answers,

@@ -3,17 +3,15 @@
 //!
 //! Lines go first: what an entry asks to be done (a cgroup to be forgotten, a freezer to be watched,
 //! files to be looked for) takes system calls and wakes other threads, so it waits in [`Todo`]s until
-//! the lines of the drain have left, or until [`MAX_TODO`] of them wait.
+//! the lines of the drain have left, or until there are many.
 
 use std::{collections::BTreeMap, fs::File, io::BufWriter, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
-use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
 use super::{
-    asking::Asking,
-    doing::{MAX_TODO, Todo},
+    doing::{Doing, Todo},
     losses::{Losses, Meanwhile},
     outlets::Outlets,
 };
@@ -22,7 +20,6 @@ use crate::{
     decode::{Mkdir, RawEvent, What, decode},
     engine::{Engine, Entry},
     enrich::Source,
-    kernel::{freezers::Freezers, tables::Tables},
     lifecycle::{Metadata, Output},
     metrics::Count,
     reconcile,
@@ -35,8 +32,6 @@ use crate::{
 /// What an entry passes through, apart from the ring so that a record can be borrowed from it.
 pub(super) struct Core {
     pub(super) engine: Engine,
-    pub(super) tables: Tables,
-    pub(super) freezers: Option<AsyncFd<Freezers>>,
     pub(super) journal: Option<Journal>,
     pub(super) recorder: Option<Recorder<BufWriter<File>>>,
     pub(super) outlets: Outlets,
@@ -45,9 +40,7 @@ pub(super) struct Core {
     pub(super) mounts: BTreeMap<u32, PathBuf>,
     /// Drains in a row that found nothing.
     pub(super) quiet_drains: u32,
-    pub(super) asking: Asking,
-    /// What is to be done once the lines have left, in order.
-    pub(super) todo: Vec<Todo>,
+    pub(super) doing: Doing,
     /// What the ring told while a scan went on.
     pub(super) meanwhile: Option<Meanwhile>,
 }
@@ -118,13 +111,13 @@ impl Core {
     /// What each CPU has lost, as the heads of records say it: the low half.
     fn totals(&self) -> anyhow::Result<Vec<u32>> {
         let low = |total: u64| u32::try_from(total & u64::from(u32::MAX)).unwrap_or(0);
-        let totals = self.tables.lost(tracer_common::loss::TOTAL)?;
+        let totals = self.doing.tables.lost(tracer_common::loss::TOTAL)?;
         Ok(totals.into_iter().map(low).collect())
     }
 
     /// `node.gap`: how many of what, and between when.
     pub(super) fn tell_loss(&mut self, until: BootNs) -> anyhow::Result<()> {
-        let losses = self.tables.losses()?;
+        let losses = self.doing.tables.losses()?;
         self.outlets.set_ring_losses(losses.values().sum());
         let lost: BTreeMap<String, u64> = losses
             .iter()
@@ -188,7 +181,7 @@ impl Core {
     }
 
     pub(super) fn read_freezers(&mut self) -> anyhow::Result<()> {
-        let Some(freezers) = &mut self.freezers else {
+        let Some(freezers) = &mut self.doing.freezers else {
             return Ok(());
         };
         let mut changes = Vec::new();
@@ -242,44 +235,64 @@ impl Core {
     }
 
     fn apply(&mut self, now: BootNs, entry: &Entry<'_>, mode: Mode) -> anyhow::Result<()> {
-        let Self { todo, outlets, .. } = self;
-        let step = self
-            .engine
-            .step(now, entry, |renderer, output| match output {
+        let Self {
+            engine,
+            doing,
+            outlets,
+            ..
+        } = self;
+        let mut done = Ok(());
+        let step = engine.step(now, entry, |renderer, output| {
+            match output {
                 Output::Event(event) => {
                     outlets.add(renderer, event, now);
-                    if mode == Mode::Live && event.kind == Kind::Removed {
-                        let gone = event.container.as_ref();
-                        todo.extend(gone.map(|gone| Todo::Gone(gone.identity.cgroup)));
+                    if mode == Mode::Live
+                        && event.kind == Kind::Removed
+                        && let Some(gone) = event.container
+                    {
+                        doing.add(Todo::Gone(gone.identity.cgroup));
                     }
                 }
-                Output::Act(action) if mode == Mode::Live => todo.push(Todo::Act(action)),
+                Output::Act(action) if mode == Mode::Live => doing.add(Todo::Act(action)),
                 Output::Act(_) => {}
-            });
+            }
+            if doing.is_full() && done.is_ok() {
+                outlets.push();
+                done = doing.act();
+            }
+        });
         if let Err(error) = step {
-            self.outlets.metrics.add(Count::RingUndecoded, 1);
+            outlets.metrics.add(Count::RingUndecoded, 1);
             tracing::warn!(%error, "record of the kernel side not understood");
         }
-        if self.todo.len() < MAX_TODO {
-            return Ok(());
-        }
-        self.act()
+        done
     }
 
     /// Goes on with a table that a process before this one left, under this host as it is now.
     pub(super) fn resume(&mut self, on: super::Resumed) -> anyhow::Result<()> {
-        let todo = &mut self.todo;
-        self.engine
-            .resume(on.host, on.identity, on.offset, |_, output| {
-                if let Output::Act(action) = output {
-                    todo.push(Todo::Act(action));
-                }
-            });
-        let done = self.act();
-        if let Some(freezers) = &mut self.freezers {
+        let Self { engine, doing, .. } = self;
+        let mut done = Ok(());
+        engine.resume(on.host, on.identity, on.offset, |_, output| {
+            if let Output::Act(action) = output {
+                doing.add(Todo::Act(action));
+            }
+            if doing.is_full() && done.is_ok() {
+                done = doing.act();
+            }
+        });
+        let done = done.and_then(|()| self.act());
+        if let Some(freezers) = &mut self.doing.freezers {
             freezers.get_mut().read_all_again();
         }
         done
+    }
+
+    /// Does what waits to be done, and asks what waits to be asked.
+    pub(super) fn act(&mut self) -> anyhow::Result<()> {
+        self.doing.act()?;
+        let machine = &self.engine.machine;
+        self.doing.asking.catch_up(|root| machine.question(root));
+        Ok(())
     }
 
     /// A turn of the socket's readers.
@@ -287,11 +300,11 @@ impl Core {
         let Self {
             outlets,
             engine,
-            asking,
+            doing,
             ..
         } = self;
         if let Some(socket) = &mut outlets.socket {
-            socket.turn(engine, |reader, ask| asking.explain(reader, ask));
+            socket.turn(engine, |reader, ask| doing.asking.explain(reader, ask));
         }
     }
 

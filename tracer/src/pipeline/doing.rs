@@ -4,10 +4,15 @@
 use tokio::io::unix::AsyncFd;
 use tracer_common::CgroupKey;
 
-use super::Core;
-use crate::{kernel::tables::Tables, lifecycle::Action, reconcile};
+use super::asking::Asking;
+use crate::{
+    kernel::{freezers::Freezers, tables::Tables},
+    lifecycle::Action,
+    reconcile,
+};
 
 /// Something to be done once the lines have left.
+#[derive(Debug)]
 pub(super) enum Todo {
     Act(Action),
     /// Nobody has to be asked about the container with this root any more.
@@ -15,19 +20,50 @@ pub(super) enum Todo {
 }
 
 /// Beyond this the kernel side is not kept waiting for the end of a drain.
-pub(super) const MAX_TODO: usize = 256;
+const MAX_TODO: usize = 256;
 
-impl Core {
+/// What is to be done, and what it is done with.
+pub(super) struct Doing {
+    pub(super) tables: Tables,
+    pub(super) freezers: Option<AsyncFd<Freezers>>,
+    pub(super) asking: Asking,
+    /// In order.
+    todo: Vec<Todo>,
+}
+
+impl Doing {
+    pub(super) const fn new(
+        tables: Tables,
+        freezers: Option<AsyncFd<Freezers>>,
+        asking: Asking,
+    ) -> Self {
+        Self {
+            tables,
+            freezers,
+            asking,
+            todo: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, todo: Todo) {
+        self.todo.push(todo);
+    }
+
+    /// Whether no more should wait.
+    pub(super) const fn is_full(&self) -> bool {
+        self.todo.len() >= MAX_TODO
+    }
+
     /// Does what waits to be done.
     pub(super) fn act(&mut self) -> anyhow::Result<()> {
-        for todo in std::mem::take(&mut self.todo) {
+        let mut todo = std::mem::take(&mut self.todo);
+        for todo in todo.drain(..) {
             match todo {
                 Todo::Act(action) => self.act_on(action)?,
                 Todo::Gone(root) => self.asking.gone(root),
             }
         }
-        let machine = &self.engine.machine;
-        self.asking.catch_up(|root| machine.question(root));
+        self.todo = todo;
         Ok(())
     }
 
@@ -35,7 +71,7 @@ impl Core {
         let freezers = self.freezers.as_mut().map(AsyncFd::get_mut);
         match (action, freezers) {
             (Action::Forget(cgroup), _) => self.tables.forget(cgroup)?,
-            (Action::Enrich(ask), _) => self.asking.enrich(*ask),
+            (Action::Enrich(ask), _) => self.asking.enrich(ask),
             (Action::WatchFreezer { root, path }, Some(freezers)) => freezers.watch(root, &path),
             (Action::UnwatchFreezer { root }, Some(freezers)) => freezers.unwatch(root),
             (Action::WatchFreezer { .. } | Action::UnwatchFreezer { .. }, None) => {}

@@ -57,7 +57,7 @@ impl Live {
     fn scan_beside(&mut self) -> anyhow::Result<()> {
         self.core.meanwhile = Some(Meanwhile::default());
         self.scans.rounds += 1;
-        let mut tables = self.core.tables.duplicate()?;
+        let mut tables = self.core.doing.tables.duplicate()?;
         let hierarchies = self.hierarchies.clone();
         let done = self.scans.begun.clone();
         std::thread::Builder::new()
@@ -104,7 +104,7 @@ impl Live {
     /// Scans the host while the ring waits, then applies the scan, then what the ring collected:
     /// `first` of all, where that was taken already.
     pub(super) fn sync(&mut self, origin: Origin, first: Option<Box<[u8]>>) -> anyhow::Result<()> {
-        let mut snapshot = reconcile::scan(&self.hierarchies, &mut self.core.tables);
+        let mut snapshot = reconcile::scan(&self.hierarchies, &mut self.core.doing.tables);
         let mut collected: Vec<Box<[u8]>> = first.into_iter().collect();
         let ring = self.ring.get_mut();
         while let Some(record) = ring.next() {

@@ -25,7 +25,7 @@ impl Cri {
 
     pub(super) async fn ask(&mut self, question: &Question) -> Result<Option<Told>, Failed> {
         let id = &*question.id;
-        if question.known.sandbox {
+        if question.known.as_ref().is_some_and(|known| known.sandbox) {
             return Ok(self.pod(id).await?.map(PodSandboxStatus::told));
         }
         let Some(container) = self.container(id).await? else {
@@ -33,7 +33,7 @@ impl Cri {
             return Ok(self.pod(id).await?.map(PodSandboxStatus::told));
         };
         let sandbox = match &question.pod_sandbox {
-            Some(sandbox) => Some(sandbox.clone()),
+            Some(sandbox) => Some(sandbox.to_string()),
             None => self.sandbox_of(id).await?,
         };
         let mut told = container.told();

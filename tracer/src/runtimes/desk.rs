@@ -16,6 +16,7 @@ use tracer_common::CgroupKey;
 use super::{Endpoint, Question};
 use crate::{
     enrich::{Source, api},
+    lifecycle::Metadata,
     metadata::Answer,
 };
 
@@ -122,16 +123,22 @@ impl Desk {
             return true;
         };
         let mut question = Rc::unwrap_or_clone(question);
-        let facts = api::fill(&mut question.known, found);
-        question.kinds.retain(|kind| *kind != endpoint.kind);
-        let (root, known) = (question.root, question.known.clone());
+        let mut known = question
+            .known
+            .map_or_else(Metadata::default, |known| *known);
+        let facts = api::fill(&mut known, found);
+        for kind in &mut question.kinds {
+            kind.take_if(|kind| *kind == endpoint.kind);
+        }
+        let root = question.root;
         {
             let mut state = self.state.borrow_mut();
             if !facts.is_empty() {
                 let facts = facts.iter().map(|fact| (*fact, Rc::clone(socket)));
                 state.told.entry(root).or_default().extend(facts);
             }
-            if !question.kinds.is_empty() {
+            if question.kinds.iter().any(Option::is_some) {
+                question.known = Some(Box::new(known.clone()));
                 state.by_root.insert(root, ticket);
                 state.open.insert(ticket, Rc::new(question));
             }
@@ -165,5 +172,5 @@ impl Desk {
 
 fn is_for(question: &Question, endpoint: &Endpoint) -> bool {
     let is_users = endpoint.user.is_none() || endpoint.user == question.user;
-    is_users && question.kinds.contains(&endpoint.kind)
+    is_users && question.kinds.contains(&Some(endpoint.kind))
 }

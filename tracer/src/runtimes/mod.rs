@@ -153,16 +153,19 @@ pub struct Question {
     pub root: CgroupKey,
     pub id: Arc<str>,
     /// containerd's.
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// The sandbox of the container's pod, where a file names it.
-    pub pod_sandbox: Option<String>,
+    pub pod_sandbox: Option<Box<str>>,
     /// Whose container it is, if not root's.
     pub user: Option<u32>,
     /// Each of these may add something.
-    pub kinds: Vec<Kind>,
-    /// What is known already.
-    pub known: Metadata,
+    pub kinds: Kinds,
+    /// What is known already, if anything is: most questions of a host without the runtime stay open.
+    pub known: Option<Box<Metadata>>,
 }
+
+/// What may be asked of at most: a runtime itself, and the CRI in front of it.
+pub type Kinds = [Option<Kind>; 2];
 
 impl Question {
     /// What sockets could add to what files said; `None` where that is nothing.
@@ -173,40 +176,31 @@ impl Question {
             return None;
         }
         let kinds = kinds(ask, known, facts.namespace.as_deref());
-        (!kinds.is_empty()).then(|| Self {
+        kinds.iter().any(Option::is_some).then(|| Self {
             root: ask.root,
             id: Arc::clone(&ask.id),
-            namespace: facts.namespace.clone(),
-            pod_sandbox: facts.pod_sandbox.clone(),
+            namespace: facts.namespace.as_deref().map(Into::into),
+            pod_sandbox: facts.pod_sandbox.as_deref().map(Into::into),
             user: ask.user,
             kinds,
-            known: known.clone(),
+            known: (*known != Metadata::default()).then(|| Box::new(known.clone())),
         })
     }
 }
 
-fn kinds(ask: &Ask, known: &Metadata, namespace: Option<&str>) -> Vec<Kind> {
+fn kinds(ask: &Ask, known: &Metadata, namespace: Option<&str>) -> Kinds {
     use crate::record::Enrichment::Full;
     let runtime = known.runtime.as_ref().map(|runtime| &*runtime.name);
     let pod = ask.pod_uid.is_some() || known.k8s.is_some() || namespace == Some("k8s.io");
     let full = known.level == Full;
-    let mut kinds = Vec::new();
     match runtime.or(ask.runtime.as_deref()) {
-        Some("docker") => {
-            if !full {
-                kinds.push(Kind::Docker);
-            }
-            if pod {
-                kinds.push(Kind::Cri);
-            }
-        }
-        Some("podman") if !full || known.label.is_none() => kinds.push(Kind::Podman),
-        Some("containerd") if pod => kinds.push(Kind::Cri),
-        Some("containerd") => kinds.push(Kind::Containerd),
-        Some("cri-o") => kinds.push(Kind::Cri),
-        _ => {}
+        Some("docker") => [(!full).then_some(Kind::Docker), pod.then_some(Kind::Cri)],
+        Some("podman") if !full || known.label.is_none() => [Some(Kind::Podman), None],
+        Some("containerd") if pod => [Some(Kind::Cri), None],
+        Some("containerd") => [Some(Kind::Containerd), None],
+        Some("cri-o") => [Some(Kind::Cri), None],
+        _ => [None, None],
     }
-    kinds
 }
 
 /// What the thread is told.

@@ -258,8 +258,8 @@ fn users_sockets_are_asked_about_their_users_containers_only() {
         namespace: None,
         pod_sandbox: None,
         user,
-        kinds: vec![Kind::Podman],
-        known: known(),
+        kinds: [Some(Kind::Podman), None],
+        known: Some(Box::new(known())),
     };
     desk.open(question(None, 1));
     desk.open(question(Some(1000), 2));
