@@ -240,8 +240,8 @@ fn a_recording_that_is_none_gets_a_clear_error() -> Result<()> {
         (b"".as_slice(), "not a recording"),
         (b"{\"seq\":1}\n{\"seq\":2}\n", "not a recording"),
         (b"tracer-recording\n\xff\0\0\0", "version 255"),
-        (b"tracer-recording\n\x01\0\0\0\x10\0\0\0{", "ends within"),
-        (b"tracer-recording\n\x01\0\0\0\xff\xff\xff\xff{", "length"),
+        (b"tracer-recording\n\x02\0\0\0\x10\0\0\0{", "ends within"),
+        (b"tracer-recording\n\x02\0\0\0\xff\xff\xff\xff{", "length"),
     ] {
         let path = file(&directory, "foreign", content)?;
         fails(&["replay", &path.to_string_lossy()], 1, named)?;

@@ -2,32 +2,33 @@
 //!
 //! ```text
 //! "tracer-recording\n" │ version u32 │ length u32 │ header, JSON
-//! then per entry: tag u8 │ 3 zero bytes │ length u32 │ now u64 │ payload
+//! then per entry: tag u8 │ 3 zero bytes │ length u32 │ now u64 │ payload, by its tag
 //! ```
 //!
 //! Numbers are little-endian; a raw payload is in the byte order of the machine that recorded it,
 //! which the header names. A file that ends within an entry is an error that says at which byte.
 
+mod payload;
+
 use std::{
-    array::TryFromSliceError,
     collections::BTreeMap,
     io::{self, BufRead, Read as _, Seek, SeekFrom, Write},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
-use tracer_common::{ABI_VERSION, CgroupKey};
+use tracer_common::ABI_VERSION;
 
 use crate::{
     engine::{Engine, Entry},
-    lifecycle::{self, Machine, Metadata, Snapshot},
-    record::{Host, Kind, Node, Origin},
+    lifecycle::{self, Machine},
+    record::Host,
     render::{Renderer, Written},
     time::{BootNs, WallOffset},
 };
 
 const MAGIC: &[u8; 17] = b"tracer-recording\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// No stream gets there; beyond it the numbers of a recording's records would overflow.
 const MAX_SEQ: u64 = 1 << 62;
 /// A longer entry is no entry: the largest real one is a scan of a full host.
@@ -35,16 +36,6 @@ const MAX_ENTRY: u32 = 256 << 20;
 
 /// Up to here a length is taken at its word: nearly every entry, and no memory worth a thought.
 const SMALL_ENTRY: u32 = 64 << 10;
-
-const TAG_RAW: u8 = 1;
-const TAG_FREEZER: u8 = 2;
-const TAG_SNAPSHOT: u8 = 3;
-const TAG_NODE: u8 = 4;
-const TAG_TICK: u8 = 5;
-const TAG_OFFSET: u8 = 6;
-const TAG_METADATA: u8 = 7;
-const TAG_PATH: u8 = 8;
-const TAG_PROGRAMS: u8 = 9;
 
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -221,41 +212,7 @@ impl<W: Write> Recorder<W> {
         let to = &mut self.entry;
         to.clear();
         to.extend_from_slice(&[0; ENTRY_HEAD]);
-        let tag = match entry {
-            Entry::Raw(bytes) => {
-                to.extend_from_slice(bytes);
-                TAG_RAW
-            }
-            Entry::Freezer { root, frozen } => {
-                serde_json::to_writer(&mut *to, &(root.hierarchy, root.id, frozen))?;
-                TAG_FREEZER
-            }
-            Entry::Snapshot(snapshot, origin) => {
-                serde_json::to_writer(&mut *to, &(&**snapshot, origin))?;
-                TAG_SNAPSHOT
-            }
-            Entry::Node(kind, node) => {
-                serde_json::to_writer(&mut *to, &(kind, node))?;
-                TAG_NODE
-            }
-            Entry::Tick => TAG_TICK,
-            Entry::Metadata { root, metadata } => {
-                serde_json::to_writer(&mut *to, &(root.hierarchy, root.id, &**metadata))?;
-                TAG_METADATA
-            }
-            Entry::Path { cgroup, path } => {
-                serde_json::to_writer(&mut *to, &(cgroup, path))?;
-                TAG_PATH
-            }
-            Entry::Programs(id) => {
-                to.extend_from_slice(id.as_bytes());
-                TAG_PROGRAMS
-            }
-            Entry::Offset(offset) => {
-                to.extend_from_slice(&offset.0.to_le_bytes());
-                TAG_OFFSET
-            }
-        };
+        let tag = payload::write(entry, to)?;
         if let Some((head, payload)) = to.split_first_chunk_mut() {
             let len = length(payload)?;
             *head = Head { tag, len, now }.bytes();
@@ -365,7 +322,8 @@ impl<R: BufRead> Player<R> {
             self.at += self.lent as u64;
             let buffer = self.from.fill_buf()?;
             let payload = buffer.get(ENTRY_HEAD..self.lent).unwrap_or_default();
-            let entry = parse(head.tag, payload).map_err(|why| RecordingError::Entry(at, why))?;
+            let entry =
+                payload::read(head.tag, payload).map_err(|why| RecordingError::Entry(at, why))?;
             return Ok(Some((head.now, entry)));
         }
         let mut head = [0; ENTRY_HEAD];
@@ -374,7 +332,8 @@ impl<R: BufRead> Player<R> {
         }
         let head = Head::of(head);
         self.take(head.len)?;
-        let entry = parse(head.tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
+        let entry =
+            payload::read(head.tag, &self.payload).map_err(|why| RecordingError::Entry(at, why))?;
         Ok(Some((head.now, entry)))
     }
 
@@ -493,51 +452,6 @@ impl Head {
         [
             self.tag, 0, 0, 0, l0, l1, l2, l3, n0, n1, n2, n3, n4, n5, n6, n7,
         ]
-    }
-}
-
-fn parse(tag: u8, payload: &[u8]) -> Result<Entry<'_>, String> {
-    let json = |error: serde_json::Error| error.to_string();
-    match tag {
-        TAG_RAW => Ok(Entry::Raw(payload)),
-        TAG_FREEZER => {
-            let (hierarchy, id, frozen) = serde_json::from_slice(payload).map_err(json)?;
-            let root = CgroupKey::new(hierarchy, id);
-            Ok(Entry::Freezer { root, frozen })
-        }
-        TAG_SNAPSHOT => {
-            let (snapshot, origin): (Snapshot, Origin) =
-                serde_json::from_slice(payload).map_err(json)?;
-            Ok(Entry::Snapshot(Arc::new(snapshot), origin))
-        }
-        TAG_NODE => {
-            let (kind, node): (Kind, Box<Node>) = serde_json::from_slice(payload).map_err(json)?;
-            Ok(Entry::Node(kind, node))
-        }
-        TAG_TICK => Ok(Entry::Tick),
-        TAG_METADATA => {
-            let (hierarchy, id, metadata): (u32, u64, Metadata) =
-                serde_json::from_slice(payload).map_err(json)?;
-            Ok(Entry::Metadata {
-                root: CgroupKey::new(hierarchy, id),
-                metadata: Arc::new(metadata),
-            })
-        }
-        TAG_PATH => {
-            let (cgroup, path) = serde_json::from_slice(payload).map_err(json)?;
-            Ok(Entry::Path { cgroup, path })
-        }
-        TAG_PROGRAMS => {
-            let id = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
-            Ok(Entry::Programs(id.into()))
-        }
-        TAG_OFFSET => {
-            let bytes = payload
-                .try_into()
-                .map_err(|error: TryFromSliceError| error.to_string())?;
-            Ok(Entry::Offset(WallOffset(u64::from_le_bytes(bytes))))
-        }
-        other => Err(format!("unknown tag {other}")),
     }
 }
 
