@@ -7,7 +7,7 @@ use tracer_common::CgroupKey;
 use super::{
     Action, Emit, Identity, Instance, Machine, Output,
     calls::RuntimeCall,
-    instance::{End, Kept},
+    instance::End,
     places::{Claim, Group, Place, level_of},
 };
 use crate::{
@@ -443,7 +443,6 @@ impl Machine {
             created: None,
             restart_count: None,
             sandbox: false,
-            kept: Kept::default(),
         }
     }
 

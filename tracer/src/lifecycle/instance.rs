@@ -36,9 +36,6 @@ pub struct Identity {
     pub created: Option<Timestamp>,
     pub restart_count: Option<u64>,
     pub sandbox: bool,
-    /// What every line about it says.
-    #[serde(skip)]
-    pub kept: Kept,
 }
 
 impl Identity {
@@ -50,9 +47,8 @@ impl Identity {
     }
 }
 
-/// Bytes that a renderer made of an identity, kept with it so that they live as long. They follow
-/// from the identity and are no part of it: equal identities are equal whatever is kept, and one that
-/// is changed, or copied to be, begins without them.
+/// Bytes that a renderer made of an identity, kept beside it until it changes. They follow from it:
+/// equal instances are equal whatever is kept.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// More lines are to be expected.
@@ -101,15 +97,6 @@ impl Kept {
     /// The identity changes.
     fn forget(&mut self) {
         self.parts = OnceCell::new();
-    }
-}
-
-impl Clone for Kept {
-    fn clone(&self) -> Self {
-        Self {
-            lasting: self.lasting.clone(),
-            parts: OnceCell::new(),
-        }
     }
 }
 
@@ -164,28 +151,33 @@ pub enum End {
     Exited,
 }
 
-/// A container from `created` or `discovered` to `removed`.
+/// A container from `created` or `discovered` to `removed`. What every event asks for comes first and
+/// in one piece: among many containers each piece of one is in no cache of the processor.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(C)]
 pub struct Instance {
-    pub identity: Identity,
-    /// What its root and twins have in common.
-    pub(super) group: Arc<[u8]>,
-    pub enrichment: Enrichment,
     /// Number of the last event that changed it.
     pub version: u64,
     pub(super) started: Option<BootNs>,
+    pub(super) init: Option<Member>,
+    pub enrichment: Enrichment,
     pub(super) end: Option<End>,
     pub(super) frozen: bool,
     pub(super) populated: bool,
+    pub(super) init_oom: bool,
+    /// What every line about it says.
+    #[serde(skip)]
+    kept: Kept,
+    /// Exec sessions by pid.
+    pub(super) sessions: BTreeMap<u32, Member>,
     /// The first process of the container's pid namespace, before it executed anything.
     pub(super) candidate: Option<Member>,
-    pub(super) init: Option<Member>,
-    pub(super) init_oom: bool,
     /// The cgroup in which init landed or was found, where it is one inside the root: a runtime that
     /// puts its container there freezes it there.
     pub(super) home: Option<CgroupKey>,
-    /// Exec sessions by pid.
-    pub(super) sessions: BTreeMap<u32, Member>,
+    pub identity: Identity,
+    /// What its root and twins have in common.
+    pub(super) group: Arc<[u8]>,
 }
 
 impl Instance {
@@ -207,6 +199,7 @@ impl Instance {
             candidate: None,
             init: None,
             init_oom: false,
+            kept: Kept::default(),
             home: None,
             sessions: BTreeMap::new(),
         }
@@ -216,14 +209,14 @@ impl Instance {
     pub(super) fn learn(&mut self, metadata: &Metadata) -> bool {
         let new = self.identity.learn(metadata);
         if new {
-            self.identity.kept.forget();
+            self.kept.forget();
         }
         new
     }
 
     /// The identity, to be changed.
     pub(super) fn identity_mut(&mut self) -> &mut Identity {
-        self.identity.kept.forget();
+        self.kept.forget();
         &mut self.identity
     }
 
@@ -261,6 +254,7 @@ impl Instance {
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject {
             identity: &self.identity,
+            kept: &self.kept,
             state: self.state(),
             version: self.version,
             enrichment: self.enrichment,

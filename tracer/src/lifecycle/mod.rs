@@ -190,6 +190,8 @@ impl Event<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject<'a> {
     pub identity: &'a Identity,
+    /// What was written of it before.
+    pub kept: &'a Kept,
     pub state: State,
     pub version: u64,
     pub enrichment: Enrichment,

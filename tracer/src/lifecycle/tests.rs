@@ -41,6 +41,7 @@ fn outliving(event: &Event<'_>) -> Event<'static> {
     Event {
         container: event.container.map(|subject| Subject {
             identity: Box::leak(Box::new(subject.identity.clone())),
+            kept: Box::leak(Box::default()),
             ..subject
         }),
         process: event.process.map(|actor| Actor {

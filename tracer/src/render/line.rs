@@ -44,7 +44,7 @@ impl Renderer {
         if let Some(subject) = &event.container {
             let identity = subject.identity;
             let lasting = event.origin == Origin::Kernel && event.kind != Kind::Enriched;
-            let kept = identity.kept.parts(lasting, || written::parts(identity));
+            let kept = subject.kept.parts(lasting, || written::parts(identity));
             if let Some(parts) = kept {
                 let (before, after) = parts.both();
                 json.0.extend_from_slice(before);

@@ -1,6 +1,6 @@
 //! What lines have in common, kept as it was written.
 //!
-//! Most of a line says who the container is, and that is the same in all its lines: it is kept with
+//! Most of a line says who the container is, and that is the same in all its lines: it is kept beside
 //! the identity ([`Kept`](crate::lifecycle::Kept)), in one piece. So a line about one of very many
 //! containers reads one piece of cold memory, not a dozen scattered texts. When the machine learns
 //! something of the container the piece goes.

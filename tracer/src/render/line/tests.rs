@@ -118,7 +118,6 @@ impl Dice {
             created: self.maybe(|dice| Timestamp(dice.number() >> 1)),
             restart_count: self.maybe(Self::number),
             sandbox: self.coin(),
-            kept: Kept::default(),
         }
     }
 
@@ -133,6 +132,7 @@ impl Dice {
         let levels = [Enrichment::None, Enrichment::Partial, Enrichment::Full];
         Subject {
             identity: Box::leak(Box::new(self.identity())),
+            kept: Box::leak(Box::<Kept>::default()),
             state: self.of(&states),
             version: self.number(),
             enrichment: self.of(&levels),
