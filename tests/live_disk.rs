@@ -44,8 +44,9 @@ fn told<'a>(records: &'a [Record], id: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The `node.gap` of the file, once it is there. Nothing happens on the host meanwhile.
-fn gap_of_file(tracer: &Mortal) -> Result<u64> {
+/// How many of what the `node.gap` of the file tells, once it is there. Nothing happens on the host
+/// meanwhile.
+fn gap_of_file(tracer: &Mortal, of: &str) -> Result<u64> {
     let told = wait_until(DEADLINE, "the gap of the file", || {
         let text = fs::read_to_string(tracer.file())?;
         let mut lines = text.lines();
@@ -55,7 +56,12 @@ fn gap_of_file(tracer: &Mortal) -> Result<u64> {
             .transpose()
     })?;
     ensure!(told.text("node.sink") == Some("file"), "{told:?}");
-    told.number("node.lost.record").context("no count")
+    let lost = told.at("node.lost").and_then(|lost| lost.as_object());
+    ensure!(
+        lost.is_some_and(|lost| lost.keys().eq([of])),
+        "not of {of} alone: {told:?}"
+    );
+    told.number(&format!("node.lost.{of}")).context("no count")
 }
 
 fn numbers(text: &str) -> Result<Vec<u64>> {
@@ -92,7 +98,7 @@ fn a_full_disk_costs_records_of_the_file_alone_and_they_are_told() -> Result<()>
     ensure!(full.ends_with('\n'), "half a line");
     // Room again.
     fs::write(&file, "")?;
-    let lost = gap_of_file(&tracer)?;
+    let lost = gap_of_file(&tracer, "record")?;
     tracer.stop()?;
     let mut there = numbers(&full)?;
     there.extend(numbers(&fs::read_to_string(&file)?)?);
@@ -235,12 +241,51 @@ fn a_disk_that_stalls_under_the_file_is_noticed_by_the_file_alone() -> Result<()
         after <= before + SLACK_KIB,
         "memory grew from {before} to {after} KiB"
     );
-    let lost = gap_of_file(&tracer)?;
+    let lost = gap_of_file(&tracer, "record")?;
     tracer.stop()?;
     let newest = adds_up(&numbers(&fs::read_to_string(&file)?)?, lost)?;
     println!(
         "{lost} of {newest} records left out of the file and told; RssAnon {before} -> {after} KiB"
     );
+    drop(tracer);
+    Ok(())
+}
+
+/// Processes of a container come and go by the thousand while the file's disk stalls; what happens to
+/// containers is in the file all the same.
+#[test]
+fn a_flood_of_processes_over_a_stalled_disk_leaves_room_for_containers() -> Result<()> {
+    const FLOOD: &str = "i=0; while [ $i -lt 1000 ]; do /bin/true; i=$((i+1)); done";
+    let _live = live!("mkfs.ext4", "fsfreeze");
+    let mut tracer = Mortal::new(&[])?;
+    let slow = tracer.dir().join("slow");
+    let mut disk = Stalling::mount(&slow)?;
+    let file = slow.join("events").display().to_string();
+    tracer.set_arguments(&["--processes", "--queue-bytes", "262144", "--file", &file]);
+    tracer.start_synced()?;
+    disk.stall()?;
+    let busy = RawContainer::docker()?;
+    busy.spawn(Shape::Joined, &["/bin/sh", "-c", FLOOD])?
+        .finish(DEADLINE)?
+        .ended(0)?;
+    let mut ids = lives(20)?;
+    ids.insert(0, busy.id().to_owned());
+    busy.remove()?;
+    all_in_pipe(&mut tracer, &ids[1..])?;
+    disk.go_on()?;
+    let lost = gap_of_file(&tracer, "process")?;
+    tracer.stop()?;
+    let text = fs::read_to_string(&file)?;
+    let newest = adds_up(&numbers(&text)?, lost)?;
+    let records: Vec<Record> = text.lines().map(Record::parse).collect::<Result<_>>()?;
+    for id in &ids {
+        let life = told(&records, id);
+        ensure!(
+            life.first() == Some(&"container.created") && life.last() == Some(&"container.removed"),
+            "{id} is {life:?}"
+        );
+    }
+    println!("{lost} of {newest} records left out of the file and told, all of processes");
     drop(tracer);
     Ok(())
 }

@@ -23,8 +23,9 @@ use crate::{
     sink::{
         Batch,
         file::FileSink,
+        room::LeftOut,
         socket::SocketSink,
-        stdout::{LeftOut, Reader, StdoutSink},
+        stdout::{Reader, StdoutSink},
     },
     time::BootNs,
 };
@@ -170,7 +171,7 @@ impl Outlets {
             }
         }
         if let Some(file) = &self.file {
-            has_room &= file.make_room(until);
+            has_room &= file.make_room(until, 2 * PACE_BYTES);
         }
         if !has_room {
             patience.left = Duration::ZERO;
@@ -187,7 +188,7 @@ impl Outlets {
 
     /// What a sink left out, once it takes lines again.
     pub(super) fn take_lost(&mut self) -> Option<Node> {
-        let left_out = |sink: &str, bulk, others| Node {
+        let left_out = |sink: &str, LeftOut { bulk, others }| Node {
             lost: [(loss::name(loss::BULK), bulk), ("record", others)]
                 .into_iter()
                 .filter(|(_, lost)| *lost != 0)
@@ -197,12 +198,12 @@ impl Outlets {
             ..Node::default()
         };
         if let Some(lost) = self.stdout.as_mut().and_then(StdoutSink::take_lost) {
-            let LeftOut { bulk, others } = lost;
-            self.metrics.add(Count::StdoutDropped, bulk + others);
-            return Some(left_out("stdout", bulk, others));
+            self.metrics
+                .add(Count::StdoutDropped, lost.bulk + lost.others);
+            return Some(left_out("stdout", lost));
         }
         if let Some(lost) = self.file.as_mut().and_then(FileSink::take_lost) {
-            return Some(left_out("file", 0, lost));
+            return Some(left_out("file", lost));
         }
         #[cfg(feature = "upstream")]
         if let Some(uplink) = &self.uplink {

@@ -7,20 +7,22 @@
 //!
 //! A disk may be slow, stall or be full; so the writing has a thread of its own, and nothing else
 //! waits for it. A batch is written as a whole or taken back; while the disk is full it is tried
-//! again every second, and what the queue cannot hold meanwhile is left out (the newest first),
-//! counted, and told by a `node.gap` with `sink: file`: as soon as there is room again, also if
-//! nothing else happens then.
+//! again every second. What the queue has no room for meanwhile ([`super::room`]) is told by a
+//! `node.gap` with `sink: file`: as soon as there is room again, also if nothing else happens then.
 //!
 //! The file itself says what it holds: on opening, a torn last line (the machine's fault, or a kill
 //! in the middle of a write) is cut off, and the number in the last whole line is where this sink
 //! goes on. A mark beside it says so for a file that was rotated away, and for records that the
-//! filter keeps out of it.
+//! filter keeps out of it. It also says from where on processes are missing, before anything is
+//! written behind them: should tracer be killed before that is told, they come again from the
+//! journal, are counted, and told.
 
 mod writer;
 
 use std::{
     collections::VecDeque,
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -30,7 +32,10 @@ use std::{
 use tokio::sync::Notify;
 
 use self::writer::{Writer, open};
-use super::Batch;
+use super::{
+    Batch, Line,
+    room::{LeftOut, Room},
+};
 use crate::{state::Mark, time::Timestamp};
 
 /// Lines on their way to the disk.
@@ -39,6 +44,8 @@ struct Piece {
     bytes: Vec<u8>,
     /// Nothing up to this number will be missing when these are written, but what is told.
     last: u64,
+    /// Number of the newest of them, where processes are missing before it.
+    beyond: u64,
     /// Another stream begins here.
     begins: Option<Arc<str>>,
 }
@@ -50,7 +57,7 @@ struct Queue {
     /// Number of the newest record that is in the file.
     written: u64,
     reopen: bool,
-    /// Somebody waits until there are no more bytes than so many.
+    /// Somebody waits until there are fewer bytes than so many.
     awaited: Option<usize>,
     /// The thread shall end when the queue is empty, or at this moment.
     stop: Option<Instant>,
@@ -70,16 +77,18 @@ struct Shared {
 pub struct FileSink {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
-    capacity: usize,
+    room: Room,
     /// When the newest event was that the file had on opening, of whatever stream.
     had: Option<Timestamp>,
     /// Number of the newest record that was taken.
     taken: u64,
     /// Of the newest that was taken before any that was left out and is not told yet.
     kept: u64,
-    lost: u64,
-    /// A record was left out and that is not told yet.
-    losing: bool,
+    /// Of these a tracer before this one wrote none of processes, and did not tell it; as far as they
+    /// have not come again.
+    lacks_processes: Range<u64>,
+    /// That is not told yet.
+    has_holes: bool,
 }
 
 impl FileSink {
@@ -90,9 +99,12 @@ impl FileSink {
     /// Those of opening and reading the file.
     pub fn open(path: &Path, stream: &str, capacity: usize, mark: Mark) -> io::Result<Self> {
         let (file, last) = open(path)?;
-        let taken = last.seq(stream).unwrap_or(0).max(mark.seq());
+        let beyond = mark.beyond();
+        let newest = last.seq(stream).unwrap_or(0).max(mark.seq());
+        let taken = newest.max(beyond.unwrap_or(0));
+        let kept = if beyond.is_some() { mark.seq() } else { taken };
         let shared = Arc::new(Shared::default());
-        shared.lock().written = taken;
+        shared.lock().written = kept;
         let writer = Writer {
             path: path.to_owned(),
             file,
@@ -104,12 +116,12 @@ impl FileSink {
         Ok(Self {
             shared,
             writer: Some(thread.spawn(move || writer.run())?),
-            capacity,
+            room: Room::new(capacity),
             had: last.time(),
             taken,
-            kept: taken,
-            lost: 0,
-            losing: false,
+            kept,
+            lacks_processes: kept + 1..taken + 1,
+            has_holes: kept < taken,
         })
     }
 
@@ -122,28 +134,46 @@ impl FileSink {
 
     /// Takes the lines of records that it has not had yet.
     pub fn push(&mut self, batch: &Batch) {
+        let (had, kept) = (self.taken, self.kept);
+        if !self.lacks_processes.is_empty() {
+            batch.lines().for_each(|line| self.comes_again(&line));
+        }
         let mut queue = self.shared.lock();
         let mut piece = Piece::default();
-        let (had, kept) = (self.taken, self.kept);
         for line in batch.lines().filter(|line| line.seq > had) {
             self.taken = line.seq;
-            let bytes = if line.passes { line.bytes } else { &[] };
-            let full = queue.bytes + piece.bytes.len() + bytes.len() > self.capacity;
-            // After a loss nothing goes out before it is told.
-            self.losing |= full && line.passes;
-            if self.losing {
-                self.lost += u64::from(line.passes);
-                continue;
+            let waiting = queue.bytes + piece.bytes.len();
+            if line.passes && self.room.admits(&line, waiting) {
+                piece.bytes.extend_from_slice(line.bytes);
+                piece.beyond = line.seq;
             }
-            self.kept = line.seq;
-            piece.bytes.extend_from_slice(bytes);
+            if !self.room.is_losing() && !self.has_holes {
+                self.kept = line.seq;
+            }
         }
         piece.last = self.kept;
-        if piece.last > kept {
+        if piece.last > kept || !piece.bytes.is_empty() {
+            if piece.beyond <= piece.last {
+                piece.beyond = 0;
+            }
             queue.bytes += piece.bytes.len();
             queue.pieces.push_back(piece);
             self.shared.changed.notify_all();
         }
+    }
+
+    /// A line of the journal, which may be one that the process before left out.
+    fn comes_again(&mut self, line: &Line<'_>) {
+        let Range { start, end } = self.lacks_processes;
+        if start >= end || line.seq < start {
+            return;
+        }
+        if line.seq < end && line.passes && line.bulk {
+            self.room.lose(line);
+        }
+        self.lacks_processes.start = line.seq + 1;
+        // It may have lacked none after all.
+        self.has_holes = !self.lacks_processes.is_empty() || self.room.has_lost();
     }
 
     /// Number of the newest record up to which the file lacks nothing that is not told.
@@ -153,28 +183,27 @@ impl FileSink {
     }
 
     /// Records left out since this was last asked, once there is room to say so.
-    pub fn take_lost(&mut self) -> Option<u64> {
-        if self.lost == 0 {
+    pub fn take_lost(&mut self) -> Option<LeftOut> {
+        if !self.room.has_lost() || !self.lacks_processes.is_empty() {
             return None;
         }
-        let room = self.capacity / 2;
         let mut queue = self.shared.lock();
-        if queue.bytes > room {
-            queue.awaited = Some(room);
+        if queue.bytes >= self.room.enough() {
+            queue.awaited = Some(self.room.enough());
             return None;
         }
         drop(queue);
-        self.losing = false;
-        Some(std::mem::take(&mut self.lost))
+        self.has_holes = false;
+        Some(self.room.tell())
     }
 
-    /// Gives the disk until `until` to take what is queued, but for half of what may be; whether it
-    /// did.
+    /// Gives the disk until `until` to take so much of what is queued that there is room for `bytes`
+    /// of whatever kind; whether it did.
     #[must_use]
-    pub fn make_room(&self, until: Instant) -> bool {
-        let room = self.capacity / 2;
+    pub fn make_room(&self, until: Instant, bytes: usize) -> bool {
+        let rest = self.room.half().saturating_sub(bytes);
         let mut queue = self.shared.lock();
-        while queue.bytes > room {
+        while queue.bytes > rest {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -192,9 +221,16 @@ impl FileSink {
     /// A new process begins, which can tell nothing older than record `first` again. What is
     /// missing before it was in the queue of the process that ended.
     pub fn begin_at(&mut self, first: u64) {
+        let Range { start, end } = self.lacks_processes;
+        let gone = first.min(end);
+        if start < gone {
+            // Nobody knows any more which of these were processes.
+            self.room.lost.bulk += gone - start;
+            self.lacks_processes.start = gone;
+        }
         let missing = first.saturating_sub(self.taken + 1);
         if self.taken != 0 && missing != 0 {
-            self.lost += missing;
+            self.room.lost.others += missing;
             self.taken = first - 1;
             self.kept = self.taken;
         }
@@ -204,6 +240,8 @@ impl FileSink {
     /// is written as before.
     pub fn begin_stream(&mut self, stream: &str) {
         (self.taken, self.kept) = (0, 0);
+        self.lacks_processes = 0..0;
+        self.has_holes = false;
         let mut queue = self.shared.lock();
         queue.pieces.push_back(Piece {
             begins: Some(stream.into()),
@@ -362,7 +400,7 @@ mod tests {
         let mut sink =
             FileSink::open(Path::new("/dev/full"), "s", 100, Mark::none()).expect("a sink");
         sink.push(&batch(1..=9));
-        assert!(sink.lost > 0 && sink.take_lost().is_none());
+        assert!(sink.room.has_lost() && sink.take_lost().is_none());
         sink.finish(Duration::from_millis(10));
         assert_eq!(sink.seq(), 0);
     }
@@ -388,8 +426,8 @@ mod tests {
         sink.push(&batch);
         sink.push(&self::batch(2..=19));
         sink.push(&self::batch(20..=21));
-        assert!(sink.lost > 0 && sink.kept < 19, "{sink:?}");
-        let (lost, kept) = (sink.lost, sink.kept);
+        assert!(sink.room.has_lost() && sink.kept < 19, "{sink:?}");
+        let (lost, kept) = (sink.room.lost, sink.kept);
         assert_eq!(sink.take_lost(), None, "no room to say so yet");
 
         let mut reader = File::open(&path).expect("the other end");
@@ -414,6 +452,162 @@ mod tests {
         sink.push(&self::batch([22]));
         sink.finish(PATIENCE);
         assert_eq!(mark().seq(), 22);
+    }
+
+    /// A pipe, whose writer waits as on a disk that stalls; half of the queue is ten lines.
+    struct Stalled {
+        dir: tempfile::TempDir,
+        sink: FileSink,
+    }
+
+    /// More than a pipe takes.
+    const LONG: usize = 100 << 10;
+
+    impl Stalled {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), mode).expect("a pipe");
+            let (path, mark) = (dir.path().join("fifo"), Self::mark_in(&dir));
+            let mut sink = FileSink::open(&path, "s", 20 * LINE, mark).expect("a sink");
+            let mut first = Batch::default();
+            first.add(1, true, false, |bytes| bytes.resize(LONG, b'x'));
+            // Longer than the queue.
+            sink.room = Room::new(2 * LONG);
+            sink.push(&first);
+            while !sink.shared.lock().pieces.is_empty() {
+                std::thread::yield_now();
+            }
+            sink.shared.lock().bytes = 0;
+            sink.room = Room::new(20 * LINE);
+            Self { dir, sink }
+        }
+
+        fn mark_in(dir: &tempfile::TempDir) -> Mark {
+            Mark::open(&dir.path().join("mark"), "s").expect("a mark")
+        }
+
+        /// What the disk takes once it goes on, without the first.
+        fn go_on(&self) -> JoinHandle<Vec<u8>> {
+            let mut reader = File::open(self.dir.path().join("fifo")).expect("the other end");
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                reader.read_to_end(&mut text).expect("read");
+                text.split_off(LONG)
+            })
+        }
+    }
+
+    const LINE: usize = 1 << 10;
+
+    fn long_line(seq: u64) -> String {
+        let line = format!("{{\"id\":\"s/{seq}\",\"seq\":{seq}}}");
+        format!("{line:<1023}\n")
+    }
+
+    /// Lines of which every tenth tells of a container, the others of processes inside.
+    fn mixed(numbers: impl IntoIterator<Item = u64>) -> Batch {
+        let mut batch = Batch::default();
+        for seq in numbers {
+            batch.add(seq, true, seq % 10 != 0, |bytes| {
+                bytes.extend_from_slice(long_line(seq).as_bytes());
+            });
+        }
+        batch
+    }
+
+    fn processes(bulk: u64) -> LeftOut {
+        LeftOut { bulk, others: 0 }
+    }
+
+    #[test]
+    fn a_flood_of_processes_leaves_room_for_containers() {
+        let Stalled { dir, mut sink } = Stalled::new();
+        // 2 to 11 fill their half; then every tenth of 100.
+        for seq in 2..=110 {
+            sink.push(&mixed([seq]));
+        }
+        let (lost, kept) = (sink.room.lost, sink.kept);
+        assert_eq!((lost, kept), (processes(89), 11));
+        let stalled = Stalled { dir, sink };
+        let taken = stalled.go_on();
+        let Stalled { dir, mut sink } = stalled;
+        let deadline = Instant::now() + PATIENCE;
+        let marked = |seq, beyond| {
+            let mark = Stalled::mark_in(&dir);
+            (mark.seq(), mark.beyond()) == (seq, beyond)
+        };
+        while !marked(11, Some(110)) {
+            assert!(Instant::now() < deadline, "{sink:?}");
+            std::thread::yield_now();
+        }
+        assert_eq!(sink.take_lost(), Some(processes(89)));
+        sink.push(&mixed([111]));
+        sink.finish(PATIENCE);
+        drop(sink);
+        let told = (2..=11).chain((20..=110).step_by(10)).chain([111]);
+        let expected: String = told.map(long_line).collect();
+        assert!(taken.join().expect("a thread") == expected.into_bytes());
+        assert!(marked(111, None), "told");
+    }
+
+    #[test]
+    fn processes_that_were_left_out_are_told_after_a_kill() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("events");
+        let mark = || Stalled::mark_in(&dir);
+        // As the one before leaves it: up to 15 all of them, behind that those of containers.
+        let before: String = (1..=15).chain([20, 30]).map(long_line).collect();
+        for (beyond, first, lost) in [
+            // The mark of 30 did not get to the disk's file: the last line says so.
+            (20, 1, 13),
+            (30, 1, 13),
+            // The journal has no more than these: what is before them may all be of processes.
+            (30, 18, 2 + 11),
+            (30, 40, 15),
+        ] {
+            fs::write(&path, &before).expect("a file");
+            mark().store_with_holes(15, beyond);
+            let mut sink = FileSink::open(&path, "s", 1 << 20, mark()).expect("a sink");
+            assert_eq!(sink.seq(), 15, "the journal has to keep what comes then");
+            sink.begin_at(first);
+            if first < 31 {
+                assert_eq!(sink.take_lost(), None, "not all of it is known");
+            }
+            for seq in first..=39 {
+                sink.push(&mixed([seq]));
+            }
+            let others = u64::from(first == 40) * 9;
+            assert_eq!(
+                sink.seq(),
+                15,
+                "a kill now would leave a loss that nobody tells"
+            );
+            assert_eq!(sink.take_lost(), Some(LeftOut { bulk: lost, others }));
+            sink.push(&mixed([40, 41]));
+            sink.finish(PATIENCE);
+            let whole = fs::read_to_string(&path).expect("text");
+            let after = (first.max(31)..=41).map(long_line);
+            assert!(whole == before.clone() + &after.collect::<String>());
+            assert_eq!((mark().seq(), mark().beyond()), (41, None));
+        }
+    }
+
+    #[test]
+    fn a_kill_before_anything_was_written_behind_a_loss_loses_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("events");
+        let mark = || Stalled::mark_in(&dir);
+        fs::write(&path, (1..=15).map(long_line).collect::<String>()).expect("a file");
+        mark().store_with_holes(15, 15);
+        let mut sink = FileSink::open(&path, "s", 1 << 20, mark()).expect("a sink");
+        sink.begin_at(1);
+        sink.push(&mixed(1..=20));
+        assert_eq!(sink.take_lost(), None);
+        sink.finish(PATIENCE);
+        let whole = fs::read_to_string(&path).expect("text");
+        assert!(whole == (1..=20).map(long_line).collect::<String>());
+        assert_eq!((mark().seq(), mark().beyond()), (20, None));
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! Standard output: never waits for its reader.
 //!
 //! Writing straight from the drain is the shortest way to the reader, so it is tried first; what the
-//! pipe does not take waits in a queue of `capacity` bytes. Policy when that is full: the newest
-//! records are left out and counted; once there is room again the count is told in the stream by a
-//! `node.gap` with `sink: stdout`. Processes inside containers, of which there may be any number, have
-//! half of the queue: however many come and go, what happens to the containers themselves finds room.
-//! While those are left out the mark stays before the first of them, and a kill lets more come again.
+//! pipe does not take waits in a queue of `capacity` bytes. What finds no room there ([`super::room`])
+//! is told once there is some, in the stream by a `node.gap` with `sink: stdout`. Until then the mark
+//! stays before the first of what is missing, and a kill lets more come again.
 //!
 //! A pipe is written in whole lines of at most `PIPE_BUF` bytes together, which the kernel takes as a
 //! whole or not at all (pipe(7)): whenever tracer is killed, its reader has whole lines. Only a
@@ -25,7 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Batch, Line};
+use super::{
+    Batch,
+    room::{LeftOut, Room},
+};
 use crate::state::Mark;
 use bytes::{Buf as _, BytesMut};
 use rustix::{
@@ -54,31 +55,10 @@ pub struct StdoutSink {
     queue: BytesMut,
     /// Records in the queue: number, and bytes that are not written yet.
     queued: VecDeque<(u64, usize)>,
-    capacity: usize,
+    room: Room,
     /// Number of the newest record that came.
     taken: u64,
-    /// Left out and not told yet.
-    lost: LeftOut,
-    /// Number of the oldest of them that is not told yet.
-    first_lost: Option<u64>,
-    losing: Losing,
     mark: Mark,
-}
-
-/// Records that were left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LeftOut {
-    /// Of processes inside containers.
-    pub bulk: u64,
-    pub others: u64,
-}
-
-/// What is left out until it is told that something was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Losing {
-    Nothing,
-    Bulk,
-    All,
 }
 
 /// What became of the reader.
@@ -126,11 +106,8 @@ impl StdoutSink {
             },
             queue: BytesMut::new(),
             queued: VecDeque::new(),
-            capacity,
+            room: Room::new(capacity),
             taken: 0,
-            lost: LeftOut::default(),
-            first_lost: None,
-            losing: Losing::Nothing,
             mark,
         })
     }
@@ -164,13 +141,12 @@ impl StdoutSink {
         let had = self.mark.seq();
         let waits = !self.queue.is_empty();
         for line in batch.lines().filter(|line| line.passes && line.seq > had) {
-            if !self.admits(&line, waits) {
-                if line.bulk {
-                    self.lost.bulk += 1;
-                } else {
-                    self.lost.others += 1;
-                }
-                self.first_lost.get_or_insert(line.seq);
+            let fits = if waits {
+                self.room.admits(&line, self.queue.len())
+            } else {
+                self.room.is_open(&line)
+            };
+            if !fits {
                 continue;
             }
             self.queue.extend_from_slice(line.bytes);
@@ -178,19 +154,6 @@ impl StdoutSink {
         }
         self.taken = batch.lines().last().map_or(self.taken, |line| line.seq);
         self.flush()
-    }
-
-    /// Whether a line may go out. After a loss no more of what was lost does before that is told.
-    fn admits(&mut self, line: &Line<'_>, waits: bool) -> bool {
-        let (room, without) = if line.bulk {
-            (self.capacity / 2, Losing::Bulk)
-        } else {
-            (self.capacity, Losing::All)
-        };
-        if waits && self.queue.len() + line.bytes.len() > room {
-            self.losing = self.losing.max(without);
-        }
-        self.losing < without
     }
 
     /// Writes what is queued, as far as it goes.
@@ -213,7 +176,7 @@ impl StdoutSink {
             }
         }
         // Past what was left out only when that is told: after a kill it would be told by nobody.
-        let is_whole = self.queued.is_empty() && self.losing == Losing::Nothing;
+        let is_whole = self.queued.is_empty() && !self.room.is_losing();
         if is_whole && self.taken > self.mark.seq() {
             self.mark.store(self.taken);
         }
@@ -252,14 +215,14 @@ impl StdoutSink {
         }
         if let Some(seq) = whole {
             self.mark
-                .store(self.first_lost.map_or(seq, |lost| seq.min(lost - 1)));
+                .store(self.room.first_lost.map_or(seq, |lost| seq.min(lost - 1)));
         }
     }
 
     /// A new process begins, which can tell nothing older than record `first` again. What is
     /// missing before it was in the queue of the process that ended.
     pub fn begin_at(&mut self, first: u64) {
-        self.lost.others += self.mark.skip_to(first);
+        self.room.lost.others += self.mark.skip_to(first);
     }
 
     /// Another stream begins: numbers of the one before mean nothing any more. What is queued of it
@@ -267,7 +230,7 @@ impl StdoutSink {
     pub fn begin_stream(&mut self, stream: &str) {
         self.mark.begin_stream(stream);
         self.taken = 0;
-        self.first_lost = None;
+        self.room.first_lost = None;
         for (seq, _) in &mut self.queued {
             *seq = 0;
         }
@@ -297,7 +260,7 @@ impl StdoutSink {
     ///
     /// Those of writing, but for a reader that went away.
     pub fn make_room(&mut self, until: Instant, bytes: usize) -> io::Result<bool> {
-        let rest = (self.capacity / 2).saturating_sub(bytes);
+        let rest = self.room.half().saturating_sub(bytes);
         self.drain(until, rest)?;
         Ok(self.queue.len() <= rest)
     }
@@ -319,17 +282,8 @@ impl StdoutSink {
 
     /// Records left out since this was last asked, once there is room to say so.
     pub fn take_lost(&mut self) -> Option<LeftOut> {
-        let room = match self.losing {
-            // Well below what it may fill, or each piece that the reader takes is followed by a gap.
-            Losing::Bulk => self.capacity / 4,
-            Losing::Nothing | Losing::All => self.capacity / 2,
-        };
-        if self.queue.len() >= room || self.lost == LeftOut::default() {
-            return None;
-        }
-        self.losing = Losing::Nothing;
-        self.first_lost = None;
-        Some(std::mem::take(&mut self.lost))
+        let may = self.room.has_lost() && self.queue.len() < self.room.enough();
+        may.then(|| self.room.tell())
     }
 
     /// Writes as much as is taken without waiting; 0 if nothing is.
@@ -422,7 +376,7 @@ mod tests {
         let mut sink = over(&writer, 64 << 10);
         drop(writer);
         let mut pushed = 0;
-        while sink.lost.others == 0 {
+        while sink.room.lost.others == 0 {
             pushed += 1;
             assert_eq!(sink.push(&batch([pushed])).expect("push"), Reader::There);
             assert!(pushed < 10_000, "nothing was ever left out");
@@ -474,7 +428,7 @@ mod tests {
         for seq in 1..=80 {
             sink.push(&batch([seq])).expect("push");
         }
-        assert_eq!((sink.lost, mark().seq()), (others(8), 64));
+        assert_eq!((sink.room.lost, mark().seq()), (others(8), 64));
         let mut taken = vec![0; 64 << 10];
         reader.read_exact(&mut taken).expect("read");
         sink.flush().expect("flush");
@@ -504,7 +458,7 @@ mod tests {
             bulk: 90,
             others: 0,
         };
-        assert_eq!((sink.lost, sink.queued.len()), (lost, 26));
+        assert_eq!((sink.room.lost, sink.queued.len()), (lost, 26));
         let mut taken = vec![0; 90 << 10];
         reader.read_exact(&mut taken[..64 << 10]).expect("read");
         sink.flush().expect("flush");
@@ -535,7 +489,7 @@ mod tests {
         reader.read_exact(&mut taken).expect("read");
         assert!(sink.make_room(Instant::now(), 8 << 10).expect("a pipe"));
         sink.push(&mixed(81..=88)).expect("push");
-        assert_eq!(sink.lost, LeftOut::default());
+        assert_eq!(sink.room.lost, LeftOut::default());
     }
 
     #[test]

@@ -11,13 +11,15 @@ use std::{
 /// directory only in memory.
 ///
 /// ```text
-/// 0  number, little-endian
-/// 8  the stream that it is of; a file without is of any
+///  0  number, little-endian
+///  8  number of the newest record that the sink has beyond that, though it lacks some before it; or 0
+/// 16  the stream that they are of; a file without is of any
 /// ```
 #[derive(Debug)]
 pub struct Mark {
     file: Option<File>,
     seq: u64,
+    beyond: u64,
     /// The log has said that the file cannot be written.
     told: bool,
 }
@@ -32,6 +34,7 @@ impl Mark {
         Self {
             file: None,
             seq: 0,
+            beyond: 0,
             told: false,
         }
     }
@@ -51,14 +54,22 @@ impl Mark {
             .open(path)?;
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let (seq, of) = match bytes.split_first_chunk() {
-            Some((seq, of)) => (u64::from_le_bytes(*seq), of),
-            None => (0, &[][..]),
-        };
+        let (numbers, of) = bytes.as_chunks::<8>().0.split_at_checked(2).map_or(
+            ([0; 2], &[][..]),
+            |(numbers, _)| {
+                let of = bytes.get(16..).unwrap_or_default();
+                (
+                    [0, 1].map(|at| numbers.get(at).map_or(0, |one| u64::from_le_bytes(*one))),
+                    of,
+                )
+            },
+        );
         let is_of_another = !of.is_empty() && of != stream.as_bytes();
+        let [seq, beyond] = if is_of_another { [0; 2] } else { numbers };
         let mut mark = Self {
             file: Some(file),
-            seq: if is_of_another { 0 } else { seq },
+            seq,
+            beyond,
             told: false,
         };
         if of != stream.as_bytes() {
@@ -69,7 +80,7 @@ impl Mark {
 
     /// Another stream begins, of which the sink has nothing yet.
     pub fn begin_stream(&mut self, stream: &str) {
-        self.seq = 0;
+        (self.seq, self.beyond) = (0, 0);
         if let Err(error) = self.write(stream) {
             tracing::warn!(%error, "how far a sink is cannot be kept");
             // Whoever reads it must not take it for one of this stream.
@@ -81,15 +92,25 @@ impl Mark {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let bytes = [&self.seq.to_le_bytes()[..], stream.as_bytes()].concat();
+        let bytes = [&self.numbers()[..], stream.as_bytes()].concat();
         file.write_all_at(&bytes, 0)?;
         file.set_len(bytes.len() as u64)
+    }
+
+    fn numbers(&self) -> [u8; 16] {
+        (u128::from(self.seq) | u128::from(self.beyond) << 64).to_le_bytes()
     }
 
     /// The number.
     #[must_use]
     pub const fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Number of the newest record that the sink has, where it lacks some of those before.
+    #[must_use]
+    pub fn beyond(&self) -> Option<u64> {
+        (self.beyond != 0).then_some(self.beyond)
     }
 
     /// Goes on with record `first`; says how many before it are missing. A sink that had nothing yet
@@ -106,11 +127,16 @@ impl Mark {
     /// Everything up to `seq` is written, or was told to be missing. A disk that does not take it
     /// costs no record: after a kill some come again.
     pub fn store(&mut self, seq: u64) {
-        self.seq = seq;
+        self.store_with_holes(seq, 0);
+    }
+
+    /// Likewise; beyond that the sink has records up to `beyond`, and lacks some of them.
+    pub fn store_with_holes(&mut self, seq: u64, beyond: u64) {
+        (self.seq, self.beyond) = (seq, beyond);
         let Some(file) = &self.file else {
             return;
         };
-        match file.write_all_at(&seq.to_le_bytes(), 0) {
+        match file.write_all_at(&self.numbers(), 0) {
             Ok(()) => self.told = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.told, true) {

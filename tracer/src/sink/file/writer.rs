@@ -88,6 +88,10 @@ impl Writer {
 
     /// False where the end came first.
     fn write_until_done(&mut self, piece: &Piece) -> bool {
+        // That some are missing is known before anything is behind them.
+        if piece.beyond != 0 && self.mark.beyond().is_none() {
+            self.mark.store_with_holes(piece.last, piece.last);
+        }
         loop {
             match self.write(&piece.bytes) {
                 Ok(()) => break,
@@ -106,13 +110,13 @@ impl Writer {
         }
         match &piece.begins {
             Some(stream) => self.mark.begin_stream(stream),
-            None => self.mark.store(piece.last),
+            None => self.mark.store_with_holes(piece.last, piece.beyond),
         }
         let mut queue = self.shared.lock();
         queue.bytes = queue.bytes.saturating_sub(piece.bytes.len());
         queue.written = piece.last;
         self.shared.changed.notify_all();
-        if queue.awaited.is_some_and(|room| queue.bytes <= room) {
+        if queue.awaited.is_some_and(|room| queue.bytes < room) {
             queue.awaited = None;
             self.shared.has_room.notify_one();
         }
