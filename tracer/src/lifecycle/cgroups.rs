@@ -558,7 +558,9 @@ impl Machine {
             return;
         };
         self.groups.remove_root(&instance.group, key);
-        self.groups.remove_root(&instance.identity.path, key);
+        if instance.group != instance.identity.path {
+            self.groups.remove_root(&instance.identity.path, key);
+        }
         if self.host.freezer.is_some() {
             out(Output::Act(Action::UnwatchFreezer { root: key }));
         }

@@ -1,10 +1,6 @@
 //! One life of a container.
 
-use std::{
-    cell::{Cell, OnceCell},
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
@@ -50,11 +46,7 @@ impl Identity {
 /// Bytes that a renderer made of an identity, kept beside it until it changes. They follow from it:
 /// equal instances are equal whatever is kept.
 #[derive(Debug, Default)]
-pub struct Kept {
-    /// More lines are to be expected.
-    lasting: Cell<bool>,
-    parts: OnceCell<Option<Parts>>,
-}
+pub struct Kept(OnceCell<Option<Parts>>);
 
 /// Bytes in two parts.
 #[derive(Debug)]
@@ -65,12 +57,11 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// `bytes`, of which the first `first` are the first part.
     #[must_use]
-    pub fn new(bytes: Vec<u8>, first: usize) -> Self {
+    pub fn new(first: &[u8], second: &[u8]) -> Self {
         Self {
-            first: first.min(bytes.len()),
-            bytes: bytes.into(),
+            bytes: [first, second].concat().into(),
+            first: first.len(),
         }
     }
 
@@ -81,22 +72,20 @@ impl Parts {
 }
 
 impl Kept {
-    /// What `make` makes, once; nothing where it is too much to keep. Nothing either before somebody
-    /// asks for a line that others will follow: most containers of a full host are told of when they
-    /// are found and when they are looked up, and then no more.
-    pub fn parts(&self, lasting: bool, make: impl FnOnce() -> Option<Parts>) -> Option<&Parts> {
-        if !self.lasting.get() {
-            if !lasting {
-                return None;
-            }
-            self.lasting.set(true);
-        }
-        self.parts.get_or_init(make).as_ref()
+    /// What is kept, if anything is.
+    #[must_use]
+    pub fn parts(&self) -> Option<&Parts> {
+        self.0.get()?.as_ref()
+    }
+
+    /// Keeps what `make` makes, once; nothing where it is too much to keep.
+    pub fn keep(&self, make: impl FnOnce() -> Option<Parts>) {
+        self.0.get_or_init(make);
     }
 
     /// The identity changes.
     fn forget(&mut self) {
-        self.parts = OnceCell::new();
+        self.0 = OnceCell::new();
     }
 }
 

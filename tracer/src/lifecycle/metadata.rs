@@ -3,8 +3,12 @@
 //! A lifecycle event never waits for it. What is known by then is in the event; if it comes later,
 //! `container.enriched` tells it, once per change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
+use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
@@ -168,9 +172,9 @@ impl Machine {
 
 /// The user in whose slice a cgroup is: `user.slice/user-1000.slice/…`.
 fn user_of(path: &[u8]) -> Option<u32> {
-    let mut names = path.split(|byte| *byte == b'/');
-    names.find(|name| *name == b"user.slice")?;
-    let name = names.next()?.strip_prefix(b"user-")?;
+    static BEFORE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("/user.slice/user-"));
+    let start = BEFORE.find(path)? + BEFORE.needle().len();
+    let name = path.get(start..)?.split(|byte| *byte == b'/').next()?;
     let digits = name.strip_suffix(b".slice")?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }

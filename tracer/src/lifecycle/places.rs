@@ -187,10 +187,14 @@ impl Groups {
 
     /// The root has it no longer.
     pub(super) fn remove_root(&mut self, group: &[u8], root: CgroupKey) -> bool {
-        let is_its = self.root(group) == Some(root);
+        let Some((group, held)) = self.0.remove_entry(group) else {
+            return false;
+        };
+        let is_its = held == Group::Root(root);
         if is_its {
-            self.0.remove(group);
             give_back(&mut self.0);
+        } else {
+            self.0.insert(group, held);
         }
         is_its
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{Renderer, arguments, known, latency, text, written};
 use crate::{
     lifecycle::{Actor, Event, Identity, Subject},
-    record::{Enrichment, Exit, Host, Image, Kind, Origin, Parent, Runtime, State},
+    record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
 
@@ -43,17 +43,22 @@ impl Renderer {
         self.written.keep(common);
         if let Some(subject) = &event.container {
             let identity = subject.identity;
-            let lasting = event.origin == Origin::Kernel && event.kind != Kind::Enriched;
-            let kept = subject.kept.parts(lasting, || written::parts(identity));
-            if let Some(parts) = kept {
+            if let Some(parts) = subject.kept.parts() {
                 let (before, after) = parts.both();
                 json.0.extend_from_slice(before);
                 json.progress(subject);
                 json.0.extend_from_slice(after);
             } else {
+                let start = json.0.len();
                 json.identity(identity);
+                let before = start..json.0.len();
                 json.progress(subject);
+                let middle = json.0.len();
                 json.surroundings(identity);
+                if written::is_lasting(event) {
+                    let parts = [json.0.get(before), json.0.get(middle..)];
+                    subject.kept.keep(|| written::parts(parts));
+                }
             }
         }
         if let Some(process) = &event.process {

@@ -9,21 +9,31 @@ use std::{cell::Cell, fmt, sync::Arc};
 
 use super::{Renderer, line::Json};
 use crate::{
-    lifecycle::{Identity, Parts},
-    record::Host,
+    lifecycle::{Event, Parts, Subject},
+    record::{Host, Kind, Origin, State},
     time::Timestamp,
 };
 
 /// Longer parts (of many labels) are not kept, bytes.
 const MAX_KEPT: usize = 4096;
 
-/// What comes before the state of a container, and what comes after its version.
-pub(super) fn parts(identity: &Identity) -> Option<Parts> {
-    let mut bytes = Vec::with_capacity(1024);
-    Json(&mut bytes).identity(identity);
-    let first = bytes.len();
-    Json(&mut bytes).surroundings(identity);
-    (bytes.len() <= MAX_KEPT).then(|| Parts::new(bytes, first))
+/// What a line says before the state of a container, and after its version, to be kept.
+pub(super) fn parts([before, after]: [Option<&[u8]>; 2]) -> Option<Parts> {
+    let (before, after) = (before?, after?);
+    (before.len() + after.len() <= MAX_KEPT).then(|| Parts::new(before, after))
+}
+
+/// Whether more lines are to be expected that say the same of the container. Most containers of a
+/// full host are told of when they are found and when they are looked up, and then no more; of one
+/// that is made more becomes known before it starts.
+pub(super) fn is_lasting(event: &Event<'_>) -> bool {
+    let starts = |subject: Subject<'_>| subject.state == State::Created;
+    let lasts = match event.kind {
+        Kind::Created => false,
+        Kind::Enriched => event.container.is_some_and(starts),
+        _ => true,
+    };
+    lasts && event.origin == Origin::Kernel
 }
 
 /// Bytes of a time that change once per second: up to the decimal point.
@@ -46,14 +56,13 @@ pub(super) struct Common {
 
 impl Common {
     fn new(renderer: &Renderer) -> Self {
-        let mut bytes = Vec::new();
-        Json(&mut bytes).id(&renderer.stream);
-        let first = bytes.len();
-        Json(&mut bytes).host(&renderer.host);
+        let (mut id, mut host) = (Vec::new(), Vec::new());
+        Json(&mut id).id(&renderer.stream);
+        Json(&mut host).host(&renderer.host);
         Self {
             stream: Arc::clone(&renderer.stream),
             host: Arc::clone(&renderer.host),
-            parts: Parts::new(bytes, first),
+            parts: Parts::new(&id, &host),
         }
     }
 
