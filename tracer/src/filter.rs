@@ -45,7 +45,9 @@ impl Filter {
     #[must_use]
     pub fn wants(&self, event: &Event<'_>) -> bool {
         self.matches_kind(event.kind).unwrap_or_else(|| {
-            let subject = event.container;
+            // Without a condition who the container is is not even looked at: among many it is in no
+            // cache of the processor.
+            let subject = event.container.filter(|_| self.has_conditions());
             subject.is_none_or(|subject| self.picks(&Subject::of(subject.identity)))
         })
     }
@@ -69,6 +71,14 @@ impl Filter {
         }
         let unwanted = !self.types.is_empty() && !self.types.contains(&kind);
         unwanted.then_some(false)
+    }
+
+    /// Whether it matters who the container is.
+    const fn has_conditions(&self) -> bool {
+        !(self.runtimes.is_empty()
+            && self.containers.is_empty()
+            && self.namespaces.is_empty()
+            && self.labels.is_empty())
     }
 
     fn picks(&self, subject: &Subject<'_>) -> bool {

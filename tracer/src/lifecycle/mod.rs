@@ -165,7 +165,23 @@ pub struct Event<'a> {
     pub node: Option<Box<Node>>,
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
+    /// An event about a container, which it changes: the version becomes its number.
+    fn of(
+        instance: &'a mut Instance,
+        next_seq: &mut u64,
+        time: BootNs,
+        kind: Kind,
+        origin: Origin,
+    ) -> Self {
+        let mut event = Self::blank(next_seq, time, kind, origin);
+        if !kind.is_bulk() {
+            instance.version = event.seq;
+        }
+        event.container = Some(instance.subject());
+        event
+    }
+
     /// An event with the next number and nothing else.
     const fn blank(next_seq: &mut u64, time: BootNs, kind: Kind, origin: Origin) -> Self {
         let seq = *next_seq;
@@ -461,8 +477,8 @@ impl Machine {
         out(Output::Event(&event));
     }
 
-    /// An event about the container with this root, which it changes: the version becomes its
-    /// number. `None` where there is no such container.
+    /// An event about the container with this root, as [`Event::of`]; `None` where there is no such
+    /// container.
     fn event(
         &mut self,
         time: BootNs,
@@ -471,12 +487,7 @@ impl Machine {
         root: CgroupKey,
     ) -> Option<Event<'_>> {
         let instance = self.instances.get_mut(&root)?;
-        let mut event = Event::blank(&mut self.next_seq, time, kind, origin);
-        if !matches!(kind, Kind::ProcessExec | Kind::ProcessExited) {
-            instance.version = event.seq;
-        }
-        event.container = Some(instance.subject());
-        Some(event)
+        Some(Event::of(instance, &mut self.next_seq, time, kind, origin))
     }
 
     /// As [`Machine::event`], without more to say.

@@ -180,7 +180,9 @@ impl Machine {
         } else if self.host.processes
             && (landed || parent_inside || exec.flags & flags::ENTRANT == 0)
         {
-            self.tell_exec(at, Kind::ProcessExec, root, exec, out);
+            let kind = Kind::ProcessExec;
+            let event = Event::of(instance, &mut self.next_seq, at, kind, Origin::Kernel);
+            push_exec(event, exec, out);
         }
     }
 
@@ -209,23 +211,9 @@ impl Machine {
         exec: &Exec<'_>,
         out: &mut Emit<'_>,
     ) {
-        let Some(mut event) = self.event(at, kind, Origin::Kernel, root) else {
-            return;
-        };
-        if kind == Kind::ExecStarted {
-            event.session = Some((exec.process.pid, exec.process.start_ns));
+        if let Some(event) = self.event(at, kind, Origin::Kernel, root) {
+            push_exec(event, exec, out);
         }
-        event.process = Some(Actor {
-            path: exec.filename,
-            // A runtime's arguments are recorded to learn what it does, not to be told.
-            args: if exec.flags & flags::RUNTIME == 0 {
-                exec.args
-            } else {
-                &[]
-            },
-            ..actor(&exec.process)
-        });
-        out(Output::Event(&event));
     }
 
     pub(super) fn exit(
@@ -243,6 +231,8 @@ impl Machine {
         let Some(instance) = self.instances.get_mut(&root) else {
             return;
         };
+        let next_seq = &mut self.next_seq;
+        let mut tell = |instance, kind| Event::of(instance, next_seq, at, kind, Origin::Kernel);
         // One that was born before it was brought in (crun on v1) is known by its place alone.
         let is_first = bits & (flags::ENTRANT | flags::LANDED) == flags::ENTRANT && task.vpid == 1;
         let is_candidate = instance
@@ -253,18 +243,16 @@ impl Machine {
             instance.frozen = false;
             let killed = instance.init_oom;
             let ran = instance.ran_until(at);
-            if let Some(mut event) = self.event(at, Kind::Exited, Origin::Kernel, root) {
-                event.oom_killed = Some(killed);
-                event.duration_ns = ran;
-                push_exit(event, task, status, out);
-            }
+            let mut event = tell(instance, Kind::Exited);
+            event.oom_killed = Some(killed);
+            event.duration_ns = ran;
+            push_exit(event, task, status, out);
         } else if instance.sessions.get(&task.pid).is_some_and(|s| s.is(task)) {
             let session = instance.sessions.remove(&task.pid);
-            if let Some(mut event) = self.event(at, Kind::ExecExited, Origin::Kernel, root) {
-                event.session = Some((task.pid, task.start_ns));
-                event.duration_ns = session.map(|session| at.since(session.since));
-                push_exit(event, task, status, out);
-            }
+            let mut event = tell(instance, Kind::ExecExited);
+            event.session = Some((task.pid, task.start_ns));
+            event.duration_ns = session.map(|session| at.since(session.since));
+            push_exit(event, task, status, out);
         } else if is_candidate && instance.started.is_none() && instance.end != Some(End::Failed) {
             instance.end = Some(End::Failed);
             let candidate = instance.candidate;
@@ -272,12 +260,8 @@ impl Machine {
             if let Some(event) = self.event(at, Kind::StartFailed, Origin::Kernel, root) {
                 push_exit(event, task, status, out);
             }
-        } else if self.host.processes
-            && bits & flags::ENTRANT == 0
-            && self.ended.is_new(task)
-            && let Some(event) = self.event(at, Kind::ProcessExited, Origin::Kernel, root)
-        {
-            push_exit(event, task, status, out);
+        } else if self.host.processes && bits & flags::ENTRANT == 0 && self.ended.is_new(task) {
+            push_exit(tell(instance, Kind::ProcessExited), task, status, out);
         }
     }
 
@@ -341,6 +325,23 @@ fn actor<'a>(task: &Task<'a>) -> Actor<'a> {
         comm: task.comm,
         ..Actor::default()
     }
+}
+
+fn push_exec<'a>(mut event: Event<'a>, exec: &Exec<'a>, out: &mut Emit<'_>) {
+    if event.kind == Kind::ExecStarted {
+        event.session = Some((exec.process.pid, exec.process.start_ns));
+    }
+    event.process = Some(Actor {
+        path: exec.filename,
+        // A runtime's arguments are recorded to learn what it does, not to be told.
+        args: if exec.flags & flags::RUNTIME == 0 {
+            exec.args
+        } else {
+            &[]
+        },
+        ..actor(&exec.process)
+    });
+    out(Output::Event(&event));
 }
 
 fn push_exit<'a>(mut event: Event<'a>, task: &Task<'a>, status: u32, out: &mut Emit<'_>) {

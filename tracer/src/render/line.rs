@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{Renderer, arguments, known, latency, text, written};
 use crate::{
     lifecycle::{Actor, Event, Identity, Subject},
-    record::{Enrichment, Exit, Host, Image, Origin, Parent, Runtime, State},
+    record::{Enrichment, Exit, Host, Image, Kind, Origin, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
 
@@ -26,33 +26,29 @@ impl Renderer {
     pub fn line(&self, event: &Event<'_>, now: BootNs, to: &mut Vec<u8>) {
         let mut json = Json(to);
         let common = self.written.common(self);
-        let (id, host) = common.parts();
         let mut digits = itoa::Buffer::new();
         let seq = digits.format(event.seq);
-        json.0.extend_from_slice(id);
+        json.0.extend_from_slice(&common.id);
         json.raw(seq);
         json.raw(r#"","seq":"#);
         json.raw(seq);
         json.raw(r#","time":""#);
         self.written.time(self.offset.at(event.time), json.0);
-        json.raw(r#"","type":""#);
-        json.raw(event.kind.as_str());
-        json.raw(r#"","origin":""#);
-        json.raw(origin(event.origin));
-        json.0.extend_from_slice(host);
+        json.0
+            .extend_from_slice(common.what(event.kind, event.origin));
         self.written.keep(common);
         if let Some(subject) = &event.container {
             let identity = subject.identity;
             if let Some(parts) = subject.kept.parts() {
                 let (before, after) = parts.both();
                 json.0.extend_from_slice(before);
-                json.progress(subject);
+                json.progress(subject, event.seq, seq);
                 json.0.extend_from_slice(after);
             } else {
                 let start = json.0.len();
                 json.identity(identity);
                 let before = start..json.0.len();
-                json.progress(subject);
+                json.progress(subject, event.seq, seq);
                 let middle = json.0.len();
                 json.surroundings(identity);
                 if written::is_lasting(event) {
@@ -214,7 +210,12 @@ impl Json<'_> {
         self.raw("/");
     }
 
-    pub(super) fn host(&mut self, host: &Host) {
+    /// From the end of the time to the host.
+    pub(super) fn what(&mut self, kind: Kind, from: Origin, host: &Host) {
+        self.raw(r#"","type":""#);
+        self.raw(kind.as_str());
+        self.raw(r#"","origin":""#);
+        self.raw(origin(from));
         self.raw(r#"","host":{"name":"#);
         self.text(&host.name);
         self.optional(r#","id":"#, host.id.as_deref());
@@ -263,12 +264,16 @@ impl Json<'_> {
         }
     }
 
-    /// What events change of `container`.
-    fn progress(&mut self, subject: &Subject<'_>) {
+    /// What events change of `container`; most of them make their own number its version.
+    fn progress(&mut self, subject: &Subject<'_>, seq: u64, digits: &str) {
         self.raw(r#","state":""#);
         self.raw(state(subject.state));
         self.raw(r#"","version":"#);
-        self.number(subject.version);
+        if subject.version == seq {
+            self.raw(digits);
+        } else {
+            self.number(subject.version);
+        }
     }
 
     /// The rest of `container`, `k8s` and `cgroup`.

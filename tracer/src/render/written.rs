@@ -47,22 +47,34 @@ pub struct Written {
     second: Cell<Option<(u64, [u8; SECOND_LEN])>>,
 }
 
-/// What all lines of a stream on a host say: of the id, and of the host.
+/// What all lines of a stream on a host say.
 pub(super) struct Common {
     stream: Arc<str>,
     host: Arc<Host>,
-    parts: Parts,
+    /// Up to the number in the id.
+    pub id: Vec<u8>,
+    /// From the end of the time to the host, for each kind from each origin.
+    what: Vec<Vec<u8>>,
 }
+
+const ORIGINS: [Origin; 3] = [Origin::Kernel, Origin::Snapshot, Origin::Reconcile];
 
 impl Common {
     fn new(renderer: &Renderer) -> Self {
-        let (mut id, mut host) = (Vec::new(), Vec::new());
+        let mut id = Vec::new();
         Json(&mut id).id(&renderer.stream);
-        Json(&mut host).host(&renderer.host);
+        let what = ORIGINS.iter().flat_map(|origin| {
+            Kind::ALL.iter().map(|kind| {
+                let mut what = Vec::new();
+                Json(&mut what).what(*kind, *origin, &renderer.host);
+                what
+            })
+        });
         Self {
             stream: Arc::clone(&renderer.stream),
             host: Arc::clone(&renderer.host),
-            parts: Parts::new(&id, &host),
+            id,
+            what: what.collect(),
         }
     }
 
@@ -70,8 +82,9 @@ impl Common {
         Arc::ptr_eq(&self.stream, &renderer.stream) && Arc::ptr_eq(&self.host, &renderer.host)
     }
 
-    pub(super) fn parts(&self) -> (&[u8], &[u8]) {
-        self.parts.both()
+    pub(super) fn what(&self, kind: Kind, origin: Origin) -> &[u8] {
+        let place = origin as usize * Kind::ALL.len() + kind as usize;
+        self.what.get(place).map_or(&[], Vec::as_slice)
     }
 }
 
