@@ -1,14 +1,17 @@
 //! Bytes of one ring buffer record to a [`RawEvent`]; pure.
 //!
 //! Reads by offset what `tracer_common` lays out, checks every length, borrows every text. A record
-//! of an unknown kind or version, or shorter than its kind, is an error that the caller counts; it
+//! of an unknown kind or version, or shorter than what it says, is an error that the caller counts; it
 //! never stops the stream.
+//!
+//! What is behind the last text of a record is whatever was in the ring before: it is not read, and not
+//! kept ([`trim`]).
 
 use std::mem::{offset_of, size_of};
 
 use tracer_common::{
-    ABI_VERSION, ARGS_LEN, COMM_LEN, CgroupKey, FILENAME_LEN, Head, PATH_LARGE, PATH_SMALL,
-    Process, RUNTIME_ARGS_LEN, kind,
+    ABI_VERSION, COMM_LEN, CgroupKey, FILENAME_LEN, Head, LEAF_LEN, PATH_LARGE, Process,
+    RUNTIME_ARGS_LEN, kind,
 };
 
 /// Why a record cannot be read.
@@ -140,6 +143,19 @@ impl What<'_> {
 ///
 /// [`DecodeError`].
 pub fn decode(record: &[u8]) -> Result<RawEvent<'_>, DecodeError> {
+    decode_first(record).map(|(event, _)| event)
+}
+
+/// A record without what is behind the last that it says; what cannot be read is left as it is.
+#[must_use]
+pub fn trim(record: &[u8]) -> &[u8] {
+    let behind = decode_first(record).map_or(0, |(_, behind)| behind.len());
+    let said = record.len().saturating_sub(behind);
+    record.get(..said).unwrap_or(record)
+}
+
+/// Also gives what is behind.
+fn decode_first(record: &[u8]) -> Result<(RawEvent<'_>, &[u8]), DecodeError> {
     let mut fields = Fields(record);
     let head = fields.head().ok_or(DecodeError::Short {
         kind: 0,
@@ -168,12 +184,13 @@ pub fn decode(record: &[u8]) -> Result<RawEvent<'_>, DecodeError> {
         kind: head.kind,
         len: record.len(),
     })?;
-    Ok(RawEvent {
+    let event = RawEvent {
         time_ns: head.time_ns,
         cpu: head.cpu,
         drops: head.drops,
         what,
-    })
+    };
+    Ok((event, fields.0))
 }
 
 // The reader below takes the fields one after the other; these pin their order to the ABI's.
@@ -239,8 +256,15 @@ impl<'a> Fields<'a> {
     }
 
     /// `len` bytes of a text whose class has `capacity`.
+    /// A text with another behind it.
     fn text(&mut self, capacity: usize, len: u16) -> Option<&'a [u8]> {
         self.bytes(capacity)?.get(..usize::from(len))
+    }
+
+    /// The last text: what is behind it may be missing.
+    fn last_text(&mut self, capacity: usize, len: u16) -> Option<&'a [u8]> {
+        let len = usize::from(len);
+        self.bytes(len).filter(|_| len <= capacity)
     }
 
     fn mkdir(&mut self) -> Option<Mkdir<'a>> {
@@ -251,11 +275,12 @@ impl<'a> Fields<'a> {
         let maker_parent_pid = self.u32()?;
         let path_len = self.u16()?;
         let leaf_len = self.u16()?;
-        let small = self.0.len() < PATH_LARGE;
-        let path = self.text(if small { PATH_SMALL } else { PATH_LARGE }, path_len)?;
-        let leaf = match leaf_len {
-            0 => None,
-            len => Some(self.0.get(..usize::from(len))?),
+        // Only the larger class has a leaf.
+        let (path, leaf) = if leaf_len == 0 {
+            (self.last_text(PATH_LARGE, path_len)?, None)
+        } else {
+            let path = self.text(PATH_LARGE, path_len)?;
+            (path, Some(self.last_text(LEAF_LEN, leaf_len)?))
         };
         Some(Mkdir {
             cgroup,
@@ -289,14 +314,11 @@ impl<'a> Fields<'a> {
         let args_len = self.u16()?;
         let uid = self.u32()?;
         self.u32()?;
-        let filename = self.text(FILENAME_LEN, filename_len)?;
-        // The class is what is left: none, a process's or a runtime's.
-        let class = if self.0.len() < ARGS_LEN {
-            0
-        } else if self.0.len() < RUNTIME_ARGS_LEN {
-            ARGS_LEN
+        let (filename, args) = if args_len == 0 {
+            (self.last_text(FILENAME_LEN, filename_len)?, &[][..])
         } else {
-            RUNTIME_ARGS_LEN
+            let filename = self.text(FILENAME_LEN, filename_len)?;
+            (filename, self.last_text(RUNTIME_ARGS_LEN, args_len)?)
         };
         Some(Exec {
             cgroup,
@@ -304,7 +326,7 @@ impl<'a> Fields<'a> {
             process,
             flags,
             filename,
-            args: self.text(class, args_len)?,
+            args,
             uid,
         })
     }
@@ -340,6 +362,7 @@ fn until_nul(text: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tracer_common::{ARGS_LEN, PATH_SMALL};
 
     /// Builds a record field by field, in the order in which the ABI has them.
     struct Build(Vec<u8>);
@@ -408,12 +431,19 @@ mod tests {
         let raw = decode(&record.0).expect("a good record");
         assert_eq!((raw.time_ns, raw.drops, raw.cpu), (7_000, 3, 1));
         assert_eq!(raw.what, expected);
+        let trimmed = trim(&record.0);
         for len in 0..record.0.len() {
             let cut = record.0.get(..len).expect("shorter");
             match decode(cut) {
-                // Only padding behind the last text may be missing.
-                Ok(raw) => assert_eq!(raw.what, expected, "cut at {len}"),
-                Err(error) => assert!(matches!(error, DecodeError::Short { .. }), "{error}"),
+                // Only what is behind the last text may be missing.
+                Ok(raw) => {
+                    assert_eq!(raw.what, expected, "cut at {len}");
+                    assert_eq!(trim(cut), trimmed, "cut at {len}");
+                }
+                Err(error) => {
+                    assert!(len < trimmed.len(), "{error}, cut at {len}");
+                    assert!(matches!(error, DecodeError::Short { .. }), "{error}");
+                }
             }
         }
     }
@@ -448,7 +478,7 @@ mod tests {
         let long = vec![b'x'; 1023];
         let record = mkdir_record(1023, 4)
             .bytes(&long, PATH_LARGE)
-            .bytes(b"leaf", tracer_common::LEAF_LEN);
+            .bytes(b"leaf", LEAF_LEN);
         let raw = decode(&record.0).expect("a good record");
         assert_eq!(raw.what, mkdir(&long, Some(b"leaf")));
     }
@@ -563,5 +593,6 @@ mod tests {
         // A length that reaches beyond the class is no reason to read beyond it.
         let lie = mkdir_record(u16::MAX, 0).bytes(b"/t1", PATH_SMALL);
         assert!(matches!(decode(&lie.0), Err(DecodeError::Short { .. })));
+        assert_eq!(trim(&lie.0), &*lie.0);
     }
 }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     clock::Watch,
+    decode::trim,
     engine::Entry,
     kernel::{freezers::Freezers, load::Kernel},
     lifecycle,
@@ -259,7 +260,7 @@ impl Live {
             Ended::Pinned(newest) => {
                 if let Some(newest) = newest
                     && let Some(record) = self.ring.get_mut().next()
-                    && *record != *newest
+                    && trim(&record) != trim(&newest)
                 {
                     self.core.record(&record)?;
                 }
@@ -274,7 +275,7 @@ impl Live {
                 let next = newest.and_then(|newest| {
                     // The journal is unfinished: were it lost by a kill, a gap would tell so.
                     let record: Box<[u8]> = (*self.ring.get_mut().next()?).into();
-                    (record != newest).then_some(record)
+                    (trim(&record) != trim(&newest)).then_some(record)
                 });
                 self.core.losses.last_record = now;
                 self.core.gap(since, now, BTreeMap::new(), Some(&reason))?;

@@ -2,7 +2,7 @@
 //!
 //! | entry | bytes |
 //! | --- | --- |
-//! | raw record | as the kernel side wrote it |
+//! | raw record | as the kernel side wrote it, up to the last that it says |
 //! | the node's own record | JSON, as in the stream |
 //! | scans, metadata, paths, freezers | postcard: the fields in their order, without names |
 //!
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use crate::{
+    decode::trim,
     engine::Entry,
     lifecycle::{Metadata, Snapshot},
     record::{Enrichment, Image, K8s, Kind, Named, Node, Origin, Pod, Runtime},
@@ -45,7 +46,7 @@ const TAG_PROGRAMS: u8 = 9;
 pub(super) fn write(entry: &Entry<'_>, to: &mut Vec<u8>) -> io::Result<u8> {
     Ok(match entry {
         Entry::Raw(bytes) => {
-            to.extend_from_slice(bytes);
+            to.extend_from_slice(trim(bytes));
             TAG_RAW
         }
         Entry::Freezer { root, frozen } => {
