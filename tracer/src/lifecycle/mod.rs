@@ -277,6 +277,13 @@ pub struct OomFacts {
     pub limit_bytes: u64,
 }
 
+/// Makes one text of two that are equal.
+fn share(text: &mut Arc<str>, with: &Arc<str>) {
+    if text == with {
+        *text = Arc::clone(with);
+    }
+}
+
 /// What does not change while the machine runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
@@ -345,10 +352,9 @@ impl Machine {
         // Read from a file, each has texts of its own.
         for instance in self.instances.values_mut() {
             let identity = &mut instance.identity;
-            identity.hierarchy = self.host.hierarchy(identity.cgroup.hierarchy);
-            if identity.boot_id == self.host.boot_id {
-                identity.boot_id = Arc::clone(&self.host.boot_id);
-            }
+            share(&mut identity.boot_id, &self.host.boot_id);
+            let hierarchy = self.host.hierarchy(identity.cgroup.hierarchy);
+            share(&mut identity.hierarchy, &hierarchy);
         }
         for (root, instance) in self.instances.iter() {
             if self.host.freezer.is_some() {

@@ -24,6 +24,14 @@ pub struct Mark {
     told: bool,
 }
 
+/// The number that comes first, 0 where there is none, and what follows it.
+fn number(bytes: &[u8]) -> (u64, &[u8]) {
+    match bytes.split_first_chunk() {
+        Some((number, rest)) => (u64::from_le_bytes(*number), rest),
+        None => (0, &[]),
+    }
+}
+
 /// A stream's name is far shorter.
 const MAX_BYTES: u64 = 1 << 10;
 
@@ -54,18 +62,10 @@ impl Mark {
             .open(path)?;
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
-        let (numbers, of) = bytes.as_chunks::<8>().0.split_at_checked(2).map_or(
-            ([0; 2], &[][..]),
-            |(numbers, _)| {
-                let of = bytes.get(16..).unwrap_or_default();
-                (
-                    [0, 1].map(|at| numbers.get(at).map_or(0, |one| u64::from_le_bytes(*one))),
-                    of,
-                )
-            },
-        );
+        let (seq, rest) = number(&bytes);
+        let (beyond, of) = number(rest);
         let is_of_another = !of.is_empty() && of != stream.as_bytes();
-        let [seq, beyond] = if is_of_another { [0; 2] } else { numbers };
+        let (seq, beyond) = if is_of_another { (0, 0) } else { (seq, beyond) };
         let mut mark = Self {
             file: Some(file),
             seq,
