@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustix::time::ClockId;
 
 use super::{
@@ -20,6 +20,9 @@ const SIZES: [(usize, Option<u64>); 4] = [
     (1_000, None),
     (5_000, Some(16_000_000 / 1024)),
 ];
+
+/// Lives of other containers, for what they make tracer touch.
+const LIVES: usize = 20;
 
 pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
     let size = fs::metadata(&bench.tracer)?.len();
@@ -40,7 +43,7 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
             let container = containers.make()?;
             made.push((container.sleeper()?, container));
         }
-        memory(bench, count, bar, results)?;
+        memory(bench, &mut containers, count, bar, results)?;
         if count == 100 {
             idle(bench, results)?;
         }
@@ -51,7 +54,13 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-fn memory(bench: &Bench, count: usize, bar: Option<u64>, results: &mut Results) -> Result<()> {
+fn memory(
+    bench: &Bench,
+    containers: &mut Containers,
+    count: usize,
+    bar: Option<u64>,
+    results: &mut Results,
+) -> Result<()> {
     let subject = Subject::tracer(bench, &[])?;
     // Files of containers are looked for after `node.synced`, again after half a second at last.
     wait_until(now(ClockId::Boottime) + 1_500_000_000)?;
@@ -59,13 +68,21 @@ fn memory(bench: &Bench, count: usize, bar: Option<u64>, results: &mut Results) 
     let [anonymous, file, shared] =
         ["RssAnon", "RssFile", "RssShmem"].map(|kind| status(subject.pid(), kind));
     // The ring lies twice in the address space, one behind the other, and counts twice.
-    let ring = mapped(subject.pid(), "bpf-map")?;
+    let ring = mapped(subject.pid(), "bpf-map", "Rss")?;
+    // The kernel maps what lies around what is read or run. What tracer works with it has touched
+    // again after this.
+    fs::write(format!("/proc/{}/clear_refs", subject.pid()), "1").context("cannot clear")?;
+    for _ in 0..LIVES {
+        containers.make()?.live()?;
+    }
+    let touched = mapped(subject.pid(), "/", "Referenced")?;
     subject.stop()?;
     let mut kinds = format!(
-        "{} anonymous, {} files (of it the ring {}), {} shared",
+        "{} anonymous, {} files (of it the ring {}; of binary and libraries {LIVES} lives touch {}), {} shared",
         megabytes(anonymous?),
         megabytes(file?),
         megabytes(ring),
+        megabytes(touched),
         megabytes(shared?)
     );
     if bar.is_some() {

@@ -63,7 +63,7 @@ fn per_run(bench: &Bench, results: &mut Results) -> Result<()> {
     finish(shell(&spawning(spawns), None)?)?;
     let spawned = programs(bench)?;
     for _ in 0..lives {
-        one_life(&containers.make_other()?)?;
+        containers.make_other()?.live()?;
     }
     let outside = [start, spawned, programs(bench)?];
     let container = containers.make()?;
@@ -71,7 +71,7 @@ fn per_run(bench: &Bench, results: &mut Results) -> Result<()> {
     finish(container.shell(&spawning(spawns))?)?;
     let spawned = programs(bench)?;
     for _ in 0..lives {
-        one_life(&containers.make()?)?;
+        containers.make()?.live()?;
     }
     let inside = [start, spawned, programs(bench)?];
     drop(container);
@@ -91,13 +91,6 @@ fn per_run(bench: &Bench, results: &mut Results) -> Result<()> {
         });
     }
     Ok(())
-}
-
-/// A cgroup is paused, filled, emptied and removed.
-fn one_life(cgroup: &Container) -> Result<()> {
-    cgroup.pause()?;
-    finish(cgroup.shell("true")?)?;
-    cgroup.remove()
 }
 
 /// Of the first of these stretches in which it ran often.

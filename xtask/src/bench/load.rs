@@ -102,6 +102,13 @@ impl Container {
         Ok(())
     }
 
+    /// It is paused, filled, emptied and removed.
+    pub fn live(&self) -> Result<()> {
+        self.pause()?;
+        finish(self.shell("true")?)?;
+        self.remove()
+    }
+
     pub fn remove(&self) -> Result<()> {
         let end = now(ClockId::Boottime) + 5_000_000_000;
         loop {

@@ -148,21 +148,22 @@ pub fn status(pid: u32, name: &str) -> Result<u64> {
     value.with_context(|| format!("{path} has no {name}"))
 }
 
-/// KiB in memory of the mappings whose name contains `name`.
-pub fn mapped(pid: u32, name: &str) -> Result<u64> {
+/// KiB that smaps calls so, of the mappings whose name contains `name`: `Rss` is in memory,
+/// `Referenced` was touched.
+pub fn mapped(pid: u32, name: &str, field: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    Ok(resident(&text, name))
+    Ok(sum(&text, name, field))
 }
 
-/// Sums `Rss:` over the mappings of an smaps file, whose heads are `from-to perms …`.
-fn resident(smaps: &str, name: &str) -> u64 {
+/// Sums a field over the mappings of an smaps file, whose heads are `from-to perms …`.
+fn sum(smaps: &str, name: &str, field: &str) -> u64 {
     let mut inside = false;
     let mut sum = 0;
     for line in smaps.lines() {
         match line.split_once(' ') {
             Some((range, _)) if range.contains('-') => inside = line.contains(name),
-            Some(("Rss:", rest)) if inside => {
+            Some((what, rest)) if inside && what.strip_suffix(':') == Some(field) => {
                 let kib = rest.split_whitespace().next();
                 sum += kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
             }
@@ -207,7 +208,8 @@ mod tests {
         let smaps = "7f00-7f10 rw-s 00000000 00:0e 5 anon_inode:bpf-map\nSize: 8 kB\nRss:   4 kB\n\
             7f10-7f20 r--s 00001000 00:0e 5 anon_inode:bpf-map\nRss:  2052 kB\n\
             7f20-7f30 r-xp 00000000 08:01 7 /usr/bin/tracer\nRss:  100 kB\n";
-        assert_eq!(resident(smaps, "bpf-map"), 2056);
-        assert_eq!(resident(smaps, "tracer"), 100);
+        assert_eq!(sum(smaps, "bpf-map", "Rss"), 2056);
+        assert_eq!(sum(smaps, "/", "Rss"), 100);
+        assert_eq!(sum(smaps, "bpf-map", "Size"), 8);
     }
 }
