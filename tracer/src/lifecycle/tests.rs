@@ -900,18 +900,22 @@ fn what_has_the_id_of_a_container_before_a_reboot_is_another() {
         script.machine.reboot();
         let rebooted = Host {
             boot_id: "another".into(),
+            // v1 numbers hierarchies anew, too.
+            hierarchies: vec![(UNIFIED, "renumbered".into())],
             ..host(false)
         };
         script.machine.resume(rebooted, &mut |_| {});
         scan.complete = complete;
         script.scan(&scan, Origin::Reconcile);
         script.check(&["discovered", "exited", "removed", "discovered"]);
-        let boots = script
-            .events()
-            .into_iter()
-            .filter_map(|event| Some(&*event.container?.identity.boot_id));
-        let boots: Vec<&str> = boots.collect();
-        assert_eq!(boots, ["boot", "boot", "boot", "another"]);
+        let boots = script.events().into_iter().filter_map(|event| {
+            let identity = event.container?.identity;
+            Some((&*identity.boot_id, &*identity.hierarchy))
+        });
+        let boots: Vec<(&str, &str)> = boots.collect();
+        let before = ("boot", "unified");
+        let after = ("another", "renumbered");
+        assert_eq!(boots, [before, before, before, after]);
         script.rmdir(UNIFIED, 10);
         script.check(&[
             "discovered",

@@ -2,7 +2,7 @@
 //! kernel's tables.
 //!
 //! Lines go first: what an entry asks to be done (a cgroup to be forgotten, a freezer to be watched,
-//! files to be looked for) takes system calls and wakes other threads, so it waits in [`Todo`]s until
+//! files to be looked for) takes system calls and wakes other threads, so it waits in a list until
 //! the lines of the drain have left, or until there are many.
 
 use std::{collections::BTreeMap, fs::File, io::BufWriter, path::PathBuf, sync::Arc};
@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tracer_common::CgroupKey;
 
 use super::{
-    doing::{Doing, Todo},
+    doing::{Doing, Pending},
     losses::{Losses, Meanwhile},
     outlets::Outlets,
 };
@@ -250,10 +250,10 @@ impl Core {
                         && event.kind == Kind::Removed
                         && let Some(gone) = event.container
                     {
-                        doing.add(Todo::Gone(gone.identity.cgroup));
+                        doing.add(Pending::Gone(gone.identity.cgroup));
                     }
                 }
-                Output::Act(action) if mode == Mode::Live => doing.add(Todo::Act(action)),
+                Output::Act(action) if mode == Mode::Live => doing.add(Pending::Act(action)),
                 Output::Act(_) => {}
             }
             if doing.is_full() && done.is_ok() {
@@ -274,7 +274,7 @@ impl Core {
         let mut done = Ok(());
         engine.resume(on.host, on.identity, on.offset, |_, output| {
             if let Output::Act(action) = output {
-                doing.add(Todo::Act(action));
+                doing.add(Pending::Act(action));
             }
             if doing.is_full() && done.is_ok() {
                 done = doing.act();

@@ -13,14 +13,14 @@ use crate::{
 
 /// Something to be done once the lines have left.
 #[derive(Debug)]
-pub(super) enum Todo {
+pub(super) enum Pending {
     Act(Action),
     /// Nobody has to be asked about the container with this root any more.
     Gone(CgroupKey),
 }
 
 /// Beyond this the kernel side is not kept waiting for the end of a drain.
-const MAX_TODO: usize = 256;
+const MAX_PENDING: usize = 256;
 
 /// What is to be done, and what it is done with.
 pub(super) struct Doing {
@@ -28,7 +28,7 @@ pub(super) struct Doing {
     pub(super) freezers: Option<AsyncFd<Freezers>>,
     pub(super) asking: Asking,
     /// In order.
-    todo: Vec<Todo>,
+    pending: Vec<Pending>,
 }
 
 impl Doing {
@@ -41,29 +41,29 @@ impl Doing {
             tables,
             freezers,
             asking,
-            todo: Vec::new(),
+            pending: Vec::new(),
         }
     }
 
-    pub(super) fn add(&mut self, todo: Todo) {
-        self.todo.push(todo);
+    pub(super) fn add(&mut self, what: Pending) {
+        self.pending.push(what);
     }
 
     /// Whether no more should wait.
     pub(super) const fn is_full(&self) -> bool {
-        self.todo.len() >= MAX_TODO
+        self.pending.len() >= MAX_PENDING
     }
 
     /// Does what waits to be done.
     pub(super) fn act(&mut self) -> anyhow::Result<()> {
-        let mut todo = std::mem::take(&mut self.todo);
-        for todo in todo.drain(..) {
-            match todo {
-                Todo::Act(action) => self.act_on(action)?,
-                Todo::Gone(root) => self.asking.gone(root),
+        let mut pending = std::mem::take(&mut self.pending);
+        for what in pending.drain(..) {
+            match what {
+                Pending::Act(action) => self.act_on(action)?,
+                Pending::Gone(root) => self.asking.gone(root),
             }
         }
-        self.todo = todo;
+        self.pending = pending;
         Ok(())
     }
 

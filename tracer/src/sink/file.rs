@@ -45,7 +45,7 @@ struct Piece {
     /// Nothing up to this number will be missing when these are written, but what is told.
     last: u64,
     /// Number of the newest of them, where processes are missing before it.
-    beyond: u64,
+    beyond: Option<u64>,
     /// Another stream begins here.
     begins: Option<Arc<str>>,
 }
@@ -145,7 +145,7 @@ impl FileSink {
             let waiting = queue.bytes + piece.bytes.len();
             if line.passes && self.room.admits(&line, waiting) {
                 piece.bytes.extend_from_slice(line.bytes);
-                piece.beyond = line.seq;
+                piece.beyond = Some(line.seq);
             }
             if !self.room.is_losing() && !self.has_holes {
                 self.kept = line.seq;
@@ -153,9 +153,7 @@ impl FileSink {
         }
         piece.last = self.kept;
         if piece.last > kept || !piece.bytes.is_empty() {
-            if piece.beyond <= piece.last {
-                piece.beyond = 0;
-            }
+            piece.beyond = piece.beyond.filter(|newest| *newest > piece.last);
             queue.bytes += piece.bytes.len();
             queue.pieces.push_back(piece);
             self.shared.changed.notify_all();
@@ -567,7 +565,7 @@ mod tests {
             (30, 40, 15),
         ] {
             fs::write(&path, &before).expect("a file");
-            mark().store_with_holes(15, beyond);
+            mark().store_with_holes(15, Some(beyond));
             let mut sink = FileSink::open(&path, "s", 1 << 20, mark()).expect("a sink");
             assert_eq!(sink.seq(), 15, "the journal has to keep what comes then");
             sink.begin_at(first);
@@ -594,12 +592,28 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_from_the_first_record_on_is_told_after_a_kill() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("events");
+        let mark = || Stalled::mark_in(&dir);
+        fs::write(&path, [10, 20].map(long_line).concat()).expect("a file");
+        // Killed behind the write, before the mark.
+        mark().store_with_holes(0, Some(0));
+        let mut sink = FileSink::open(&path, "s", 1 << 20, mark()).expect("a sink");
+        sink.push(&mixed(1..=21));
+        assert_eq!(sink.take_lost(), Some(processes(18)));
+        sink.finish(PATIENCE);
+        let whole = fs::read_to_string(&path).expect("text");
+        assert!(whole == [10, 20, 21].map(long_line).concat());
+    }
+
+    #[test]
     fn a_kill_before_anything_was_written_behind_a_loss_loses_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("events");
         let mark = || Stalled::mark_in(&dir);
         fs::write(&path, (1..=15).map(long_line).collect::<String>()).expect("a file");
-        mark().store_with_holes(15, 15);
+        mark().store_with_holes(15, Some(15));
         let mut sink = FileSink::open(&path, "s", 1 << 20, mark()).expect("a sink");
         sink.begin_at(1);
         sink.push(&mixed(1..=20));

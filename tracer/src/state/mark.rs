@@ -12,14 +12,14 @@ use std::{
 ///
 /// ```text
 ///  0  number, little-endian
-///  8  number of the newest record that the sink has beyond that, though it lacks some before it; or 0
+///  8  where the sink lacks some records behind that, number of the newest that it has, plus 1; or 0
 /// 16  the stream that they are of; a file without is of any
 /// ```
 #[derive(Debug)]
 pub struct Mark {
     file: Option<File>,
     seq: u64,
-    beyond: u64,
+    beyond: Option<u64>,
     /// The log has said that the file cannot be written.
     told: bool,
 }
@@ -42,7 +42,7 @@ impl Mark {
         Self {
             file: None,
             seq: 0,
-            beyond: 0,
+            beyond: None,
             told: false,
         }
     }
@@ -63,9 +63,13 @@ impl Mark {
         let mut bytes = Vec::new();
         (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
         let (seq, rest) = number(&bytes);
-        let (beyond, of) = number(rest);
+        let (after, of) = number(rest);
         let is_of_another = !of.is_empty() && of != stream.as_bytes();
-        let (seq, beyond) = if is_of_another { (0, 0) } else { (seq, beyond) };
+        let (seq, beyond) = if is_of_another {
+            (0, None)
+        } else {
+            (seq, after.checked_sub(1))
+        };
         let mut mark = Self {
             file: Some(file),
             seq,
@@ -80,7 +84,7 @@ impl Mark {
 
     /// Another stream begins, of which the sink has nothing yet.
     pub fn begin_stream(&mut self, stream: &str) {
-        (self.seq, self.beyond) = (0, 0);
+        (self.seq, self.beyond) = (0, None);
         if let Err(error) = self.write(stream) {
             tracing::warn!(%error, "how far a sink is cannot be kept");
             // Whoever reads it must not take it for one of this stream.
@@ -98,7 +102,8 @@ impl Mark {
     }
 
     fn numbers(&self) -> [u8; 16] {
-        (u128::from(self.seq) | u128::from(self.beyond) << 64).to_le_bytes()
+        let after = self.beyond.map_or(0, |beyond| beyond.saturating_add(1));
+        (u128::from(self.seq) | u128::from(after) << 64).to_le_bytes()
     }
 
     /// The number.
@@ -109,8 +114,8 @@ impl Mark {
 
     /// Number of the newest record that the sink has, where it lacks some of those before.
     #[must_use]
-    pub fn beyond(&self) -> Option<u64> {
-        (self.beyond != 0).then_some(self.beyond)
+    pub const fn beyond(&self) -> Option<u64> {
+        self.beyond
     }
 
     /// Goes on with record `first`; says how many before it are missing. A sink that had nothing yet
@@ -127,11 +132,11 @@ impl Mark {
     /// Everything up to `seq` is written, or was told to be missing. A disk that does not take it
     /// costs no record: after a kill some come again.
     pub fn store(&mut self, seq: u64) {
-        self.store_with_holes(seq, 0);
+        self.store_with_holes(seq, None);
     }
 
-    /// Likewise; beyond that the sink has records up to `beyond`, and lacks some of them.
-    pub fn store_with_holes(&mut self, seq: u64, beyond: u64) {
+    /// Likewise; behind that the sink has records up to `beyond`, and lacks some of them.
+    pub fn store_with_holes(&mut self, seq: u64, beyond: Option<u64>) {
         (self.seq, self.beyond) = (seq, beyond);
         let Some(file) = &self.file else {
             return;

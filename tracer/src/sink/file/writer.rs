@@ -89,8 +89,8 @@ impl Writer {
     /// False where the end came first.
     fn write_until_done(&mut self, piece: &Piece) -> bool {
         // That some are missing is known before anything is behind them.
-        if piece.beyond != 0 && self.mark.beyond().is_none() {
-            self.mark.store_with_holes(piece.last, piece.last);
+        if piece.beyond.is_some() && self.mark.beyond().is_none() {
+            self.mark.store_with_holes(piece.last, Some(piece.last));
         }
         loop {
             match self.write(&piece.bytes) {
