@@ -4,13 +4,11 @@
 //! itself concern no container, so conditions on containers let them pass; only `--type` leaves them
 //! out, and never `node.gap`: whoever reads the stream must learn that something is missing.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
     lifecycle::{Event, Identity},
-    record::{Container, K8s, Kind, Record, Runtime},
+    record::{Container, K8s, Kind, Labels, Record, Runtime},
 };
 
 /// Conditions on a record.
@@ -109,7 +107,7 @@ struct Subject<'a> {
     id: &'a str,
     name: Option<&'a str>,
     runtime: Option<&'a Runtime>,
-    label: Option<&'a BTreeMap<String, String>>,
+    label: Option<&'a Labels>,
     k8s: Option<&'a K8s>,
 }
 

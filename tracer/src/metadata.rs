@@ -236,7 +236,7 @@ pub(crate) fn metadata(facts: &Facts) -> Metadata {
     Metadata {
         name: facts.name.as_deref().map(Into::into),
         image,
-        label: (!facts.label.is_empty()).then(|| Arc::new(facts.label.clone())),
+        label: (!facts.label.is_empty()).then(|| Arc::new(facts.label.iter().collect())),
         k8s: facts.k8s.clone().map(Arc::new),
         created: facts.created,
         restart_count: facts.restart_count,

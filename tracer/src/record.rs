@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
+mod labels;
+
+pub use labels::Labels;
+
 /// One line of the stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
@@ -221,7 +225,7 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Arc<Image>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<Arc<BTreeMap<String, String>>>,
+    pub label: Option<Arc<Labels>>,
     /// When the runtime made it, as its files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
@@ -297,8 +301,8 @@ pub struct Pod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// The pod's own, which only its runtime's socket tells.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub label: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub label: Labels,
 }
 
 /// Anything that has a name.

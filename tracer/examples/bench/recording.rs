@@ -6,7 +6,6 @@
 //! table keeps its size. Every life has metadata as Docker gives it: image, labels, a name.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
     path::Path,
@@ -18,7 +17,7 @@ use tracer::{
     engine::Engine,
     engine::Entry,
     lifecycle::{self, Machine, Metadata},
-    record::{Enrichment, Host, Image},
+    record::{Enrichment, Host, Image, Labels},
     recording::{Header, Recorder},
     render::{Renderer, Written},
     time::{BootNs, Timestamp, WallOffset},
@@ -240,7 +239,6 @@ impl Life {
     }
 
     fn metadata(&self, to: &mut Writer<impl Write>) -> anyhow::Result<()> {
-        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let metadata = Metadata {
             name: Some(format!("shop-web-{}", self.number).into()),
             image: Some(Arc::new(Image {
@@ -249,9 +247,9 @@ impl Life {
                 id: Some(format!("sha256:{}", self.id())),
                 repo_digests: Vec::new(),
             })),
-            label: Some(Arc::new(BTreeMap::from([
-                label("com.docker.compose.project", "shop"),
-                label("com.docker.compose.service", "web"),
+            label: Some(Arc::new(Labels::from_iter([
+                ("com.docker.compose.project", "shop"),
+                ("com.docker.compose.service", "web"),
             ]))),
             k8s: None,
             created: Some(Timestamp(1_795_296_168_000_000_000 + self.number)),

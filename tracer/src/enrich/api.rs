@@ -195,7 +195,7 @@ pub fn fill(known: &mut Metadata, told: Told) -> Vec<&'static str> {
     if let Some(more) = image {
         fill_image(known, more, &mut tell);
     }
-    let label = (!label.is_empty()).then(|| Arc::new(label));
+    let label = (!label.is_empty()).then(|| Arc::new(label.into_iter().collect()));
     tell("container.label", put(&mut known.label, label));
     tell("container.created", put(&mut known.created, created));
     tell(
@@ -207,7 +207,7 @@ pub fn fill(known: &mut Metadata, told: Told) -> Vec<&'static str> {
         pod: Some(Pod {
             name: pod,
             uid: pod_uid,
-            label: pod_label,
+            label: pod_label.into_iter().collect(),
         }),
         namespace: pod_namespace.map(|name| Named { name }),
         container: container.map(|name| Named { name }),

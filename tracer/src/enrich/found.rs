@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use super::{Facts, Source, reference::ImageFacts};
 use crate::{
-    record::{Image, K8s, Named, Pod},
+    record::{Image, K8s, Labels, Named, Pod},
     time::Timestamp,
 };
 
@@ -74,7 +74,7 @@ impl Kube {
         let pod = Pod {
             name: self.pod,
             uid: self.uid,
-            label: BTreeMap::new(),
+            label: Labels::default(),
         };
         Some(K8s {
             pod: (pod != Pod::default()).then_some(pod),

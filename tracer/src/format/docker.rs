@@ -195,7 +195,12 @@ fn actions(record: &Record) -> Vec<(String, Own)> {
 
 fn message(time: Timestamp, container: &Container, action: String, own: Own) -> Message {
     let image = container.image.as_deref().and_then(image_name);
-    let mut attributes = container.label.as_deref().cloned().unwrap_or_default();
+    let mut attributes = container
+        .label
+        .iter()
+        .flat_map(|labels| labels.iter())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect::<BTreeMap<String, String>>();
     let name = container.name.as_deref().map(str::to_owned);
     let named = [("image", image.clone()), ("name", name)];
     let named = named

@@ -1,13 +1,13 @@
 //! One life of a container.
 
-use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
+use std::{cell::OnceCell, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::CgroupKey;
 
 use super::{Metadata, Subject};
 use crate::{
-    record::{Enrichment, Image, K8s, Parent, Runtime, State},
+    record::{Enrichment, Image, K8s, Labels, Parent, Runtime, State},
     time::{BootNs, Timestamp},
 };
 
@@ -26,7 +26,7 @@ pub struct Identity {
     pub path: Arc<[u8]>,
     pub name: Option<Arc<str>>,
     pub image: Option<Arc<Image>>,
-    pub label: Option<Arc<BTreeMap<String, String>>>,
+    pub label: Option<Arc<Labels>>,
     pub k8s: Option<Arc<K8s>>,
     /// When the runtime made it, as its files say.
     pub created: Option<Timestamp>,
@@ -131,6 +131,45 @@ impl Member {
     }
 }
 
+/// Exec sessions in the order of their pids, by which they are told apart. There are few at a time, and
+/// mostly none.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sessions(Vec<Member>);
+
+impl Sessions {
+    fn place(&self, pid: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&pid, |session| session.pid)
+    }
+
+    pub(super) fn get(&self, pid: u32) -> Option<&Member> {
+        self.0.get(self.place(pid).ok()?)
+    }
+
+    /// In place of another with its pid, which ended without a word.
+    pub(super) fn insert(&mut self, session: Member) {
+        match self.place(session.pid) {
+            Ok(place) => {
+                if let Some(before) = self.0.get_mut(place) {
+                    *before = session;
+                }
+            }
+            Err(place) => self.0.insert(place, session),
+        }
+    }
+
+    pub(super) fn remove(&mut self, pid: u32) -> Option<Member> {
+        let session = self.0.remove(self.place(pid).ok()?);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        Some(session)
+    }
+
+    pub(super) fn retain(&mut self, stays: impl FnMut(&Member) -> bool) {
+        self.0.retain(stays);
+    }
+}
+
 /// How an instance stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
@@ -157,8 +196,7 @@ pub struct Instance {
     /// What every line about it says.
     #[serde(skip)]
     kept: Kept,
-    /// Exec sessions by pid.
-    pub(super) sessions: BTreeMap<u32, Member>,
+    pub(super) sessions: Sessions,
     /// The first process of the container's pid namespace, before it executed anything.
     pub(super) candidate: Option<Member>,
     /// The cgroup in which init landed or was found, where it is one inside the root: a runtime that
@@ -190,7 +228,7 @@ impl Instance {
             init_oom: false,
             kept: Kept::default(),
             home: None,
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
         }
     }
 

@@ -3,10 +3,7 @@
 //! A lifecycle event never waits for it. What is known by then is in the event; if it comes later,
 //! `container.enriched` tells it, once per change.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
@@ -14,7 +11,7 @@ use tracer_common::CgroupKey;
 
 use super::{Action, Emit, Identity, Machine, Output};
 use crate::{
-    record::{Enrichment, Image, K8s, Kind, Origin, Runtime},
+    record::{Enrichment, Image, K8s, Kind, Labels, Origin, Runtime},
     time::{BootNs, Timestamp},
 };
 
@@ -23,7 +20,7 @@ use crate::{
 pub struct Metadata {
     pub name: Option<Arc<str>>,
     pub image: Option<Arc<Image>>,
-    pub label: Option<Arc<BTreeMap<String, String>>>,
+    pub label: Option<Arc<Labels>>,
     pub k8s: Option<Arc<K8s>>,
     pub created: Option<Timestamp>,
     pub restart_count: Option<u64>,

@@ -175,7 +175,7 @@ impl Machine {
                 since: at,
                 coarse: false,
             };
-            instance.sessions.insert(task.pid, session);
+            instance.sessions.insert(session);
             self.tell_exec(at, Kind::ExecStarted, root, exec, out);
         } else if self.host.processes
             && (landed || parent_inside || exec.flags & flags::ENTRANT == 0)
@@ -247,8 +247,8 @@ impl Machine {
             event.oom_killed = Some(killed);
             event.duration_ns = ran;
             push_exit(event, task, status, out);
-        } else if instance.sessions.get(&task.pid).is_some_and(|s| s.is(task)) {
-            let session = instance.sessions.remove(&task.pid);
+        } else if instance.sessions.get(task.pid).is_some_and(|s| s.is(task)) {
+            let session = instance.sessions.remove(task.pid);
             let mut event = tell(instance, Kind::ExecExited);
             event.session = Some((task.pid, task.start_ns));
             event.duration_ns = session.map(|session| at.since(session.since));

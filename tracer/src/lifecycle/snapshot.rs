@@ -436,7 +436,7 @@ impl Instance {
                 self.adopt_init(init);
                 self.adopt_place(sight, init);
                 for process in sight.entered().filter(|p| p.pid != init.pid) {
-                    self.sessions.insert(process.pid, process.member());
+                    self.sessions.insert(process.member());
                 }
             }
             // A runtime that made a cgroup fills it at once; one that cleans up may leave it for
@@ -470,7 +470,7 @@ impl Instance {
     /// parent: in a pid namespace of the container's own, orphans become children of its init.
     fn compare_sessions(&mut self, sight: &Sight<'_>) -> Vec<(Kind, Member)> {
         let mut changes = Vec::new();
-        self.sessions.retain(|_, session| {
+        self.sessions.retain(|session| {
             let mut processes = sight.processes.iter();
             let there = processes.any(|process| session.is_found(process.pid, process.start_ns));
             if !there {
@@ -483,8 +483,8 @@ impl Instance {
         };
         for process in sight.entered() {
             let own = process.pid_ns_level == init.pid_ns_level && process.pid != init.pid;
-            if own && !process.is_waiting() && !self.sessions.contains_key(&process.pid) {
-                self.sessions.insert(process.pid, process.member());
+            if own && !process.is_waiting() && self.sessions.get(process.pid).is_none() {
+                self.sessions.insert(process.member());
                 changes.push((Kind::ExecStarted, process.member()));
             }
         }

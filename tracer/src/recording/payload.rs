@@ -12,7 +12,6 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     io::{self, Write as _},
     sync::Arc,
 };
@@ -24,7 +23,7 @@ use crate::{
     decode::trim,
     engine::Entry,
     lifecycle::{Metadata, Snapshot},
-    record::{Enrichment, Image, K8s, Kind, Named, Node, Origin, Pod, Runtime},
+    record::{Enrichment, Image, K8s, Kind, Labels, Named, Node, Origin, Pod, Runtime},
     time::{Timestamp, WallOffset},
 };
 
@@ -140,7 +139,7 @@ struct Facts<'a> {
     name: Option<&'a str>,
     #[serde(borrow)]
     image: Option<ImageFacts<'a>>,
-    label: Option<Labels<'a>>,
+    label: Option<Cow<'a, Labels>>,
     k8s: Option<K8sFacts<'a>>,
     created: Option<u64>,
     restart_count: Option<u64>,
@@ -148,8 +147,6 @@ struct Facts<'a> {
     runtime: Option<&'a str>,
     level: Enrichment,
 }
-
-type Labels<'a> = Cow<'a, BTreeMap<String, String>>;
 
 /// Of an [`Image`].
 #[derive(Serialize, Deserialize)]
@@ -174,7 +171,7 @@ struct K8sFacts<'a> {
 struct PodFacts<'a> {
     name: Option<&'a str>,
     uid: Option<&'a str>,
-    label: Labels<'a>,
+    label: Cow<'a, Labels>,
 }
 
 impl<'a> From<&'a Metadata> for Facts<'a> {
@@ -250,12 +247,7 @@ mod tests {
     const ROOT: CgroupKey = CgroupKey::new(3, 1 << 40);
 
     fn full() -> Metadata {
-        let labels = || {
-            BTreeMap::from([
-                ("a".to_owned(), "1".to_owned()),
-                (String::new(), "\0".to_owned()),
-            ])
-        };
+        let labels = || Labels::from_iter([("a", "1"), ("", "\0")]);
         let named = |name: &str| {
             Some(Named {
                 name: name.to_owned(),

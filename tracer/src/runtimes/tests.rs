@@ -152,7 +152,7 @@ fn expect_labels(answers: &mut mpsc::Receiver<Answer>, id: u64) {
         Some(Answer::Enriched(key, metadata)) => {
             assert_eq!(key, root(id));
             let label = metadata.label.expect("labels");
-            assert_eq!(label.get("app").map(String::as_str), Some("shop"));
+            assert_eq!(label.get("app"), Some("shop"));
             assert_eq!(metadata.level, Enrichment::Full);
         }
         other => panic!("{other:?}"),

@@ -7,7 +7,7 @@ use tracer_common::CgroupKey;
 use super::*;
 use crate::{
     lifecycle::{Identity, Kept, OomFacts},
-    record::{K8s, Kind, Named, Node, Pod},
+    record::{K8s, Kind, Labels, Named, Node, Pod},
     render::Written,
     time::WallOffset,
 };
@@ -82,7 +82,7 @@ impl Dice {
             pod: self.maybe(|dice| Pod {
                 name: dice.maybe(Self::text),
                 uid: dice.maybe(Self::text),
-                label: BTreeMap::from([("app".to_owned(), dice.text())]),
+                label: Labels::from_iter([("app", dice.text())]),
             }),
             namespace: self.maybe(named),
             container: self.maybe(named),
@@ -113,7 +113,7 @@ impl Dice {
                     repo_digests: dice.list(Self::text),
                 })
             }),
-            label: self.maybe(|dice| Arc::new(BTreeMap::from_iter(dice.list(label)))),
+            label: self.maybe(|dice| Arc::new(dice.list(label).into_iter().collect())),
             k8s: self.maybe(|dice| Arc::new(dice.k8s())),
             created: self.maybe(|dice| Timestamp(dice.number() >> 1)),
             restart_count: self.maybe(Self::number),
