@@ -6,19 +6,26 @@
 //! emitted, and a cgroup that is none is let go of a moment after it: what is frozen by then is emitted
 //! too. Other than of spawns, a record of a container's life wakes tracer where it is idle.
 //! In all: fork, exec, exit and wait of many processes, in turns without and with tracer. Others'
-//! work on the machine slows a run down and never speeds it up, by far more than what is measured;
-//! so the quickest runs of either kind are compared, and the pairs are told beside.
+//! work on the machine slows processes down and never speeds them up, for as long as a second and by
+//! far more than what is measured; so each turn is measured in short slices, the quickest slices of
+//! either kind are compared, and the pairs of whole turns are told beside.
 
-use std::{collections::BTreeMap, fs, process::Command, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::Instant,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use super::{
     Bench, Results,
     line::Line,
     load::{Container, Containers, finish, shell},
-    stats::{percentile, ratio},
+    stats::{micros, percentile, ratio},
     subject::Subject,
 };
 use crate::command;
@@ -116,11 +123,15 @@ pub fn spawning(count: u64) -> String {
     format!("i=0; while [ $i -lt {count} ]; do /bin/true; i=$((i+1)); done")
 }
 
+/// Slices of a turn, and processes in each.
+const SLICES: usize = 10;
+const SPAWNS: u64 = 50;
+
 fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
-    let (rounds, spawns) = (bench.scaled(41, 15), bench.scaled(500, 300));
+    let rounds = bench.scaled(61, 15);
     let mut containers = Containers::new()?;
     // Warms caches, is not counted.
-    time(None, spawns)?;
+    turn(None)?;
     for (flags, name, bar) in [
         (&[][..], "default mode", 0.99),
         (&["--processes"][..], "--processes", 0.97),
@@ -131,7 +142,7 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
                 let mut run = |traced: bool| {
                     let subject = traced.then(|| Subject::tracer(bench, flags)).transpose()?;
                     let container = inside.then(|| containers.make()).transpose()?;
-                    let took = time(container.as_ref(), spawns)?;
+                    let took = turn(container.as_ref())?;
                     drop(container);
                     subject.map(Subject::stop).transpose().map(|_| took)
                 };
@@ -143,14 +154,16 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
                 } else {
                     (second, first)
                 };
-                per_mille.push(without * 1000 / with.max(1));
-                traced.push(with);
-                untraced.push(without);
+                let whole = |turn: &[u64]| turn.iter().sum::<u64>();
+                per_mille.push(whole(&without) * 1000 / whole(&with).max(1));
+                traced.extend(with);
+                untraced.extend(without);
             }
             let mut pairs = |place| ratio(percentile(&mut per_mille, place), 10);
             let (quarter, half, three) = (pairs(250), pairs(500), pairs(750));
             let quick = |times: &mut Vec<u64>| percentile(times, QUICK);
-            let share = ratio(quick(&mut untraced), quick(&mut traced));
+            let (with, without) = (quick(&mut traced), quick(&mut untraced));
+            let share = ratio(without, with);
             let place = if inside {
                 "inside a container"
             } else {
@@ -162,7 +175,8 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
                     format!("{:.1} % of the rate without", share * 100.0),
                 )
                 .with_peer(format!(
-                    "{rounds} pairs: median {half:.1} %, quartiles {quarter:.1} % and {three:.1} %"
+                    "{} without; {rounds} pairs: median {half:.1} %, quartiles {quarter:.1} % and {three:.1} %",
+                    micros(without / SPAWNS)
                 ))
                 .with_bar(format!(">= {:.0} %", bar * 100.0), share >= bar),
             );
@@ -171,17 +185,52 @@ fn spawn_rates(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// The place of the run that stands for its kind, in thousandths from the quickest.
+/// The place of the slice that stands for its kind, in thousandths from the quickest.
 const QUICK: usize = 100;
 
-/// Nanoseconds for so many spawns.
-fn time(container: Option<&Container>, spawns: u64) -> Result<u64> {
-    let script = spawning(spawns);
+/// Nanoseconds of each slice.
+fn turn(container: Option<&Container>) -> Result<Vec<u64>> {
+    let script = format!("while read -r go; do {}; echo; done", spawning(SPAWNS));
     let shell = match container {
         Some(container) => container.shell(&script)?,
         None => shell(&format!("read -r go; {script}"), None)?,
     };
-    let begin = Instant::now();
-    finish(shell)?;
-    Ok(u64::try_from(begin.elapsed().as_nanos())?)
+    let mut spawner = Spawner::new(shell)?;
+    // Begins.
+    spawner.to.write_all(b"\n")?;
+    let times = (0..SLICES).map(|_| spawner.time()).collect();
+    finish(spawner.end())?;
+    times
+}
+
+/// A shell that spawns processes whenever it is told to.
+struct Spawner {
+    shell: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Spawner {
+    fn new(mut shell: Child) -> Result<Self> {
+        Ok(Self {
+            to: shell.stdin.take().context("no pipe")?,
+            from: BufReader::new(shell.stdout.take().context("no pipe")?),
+            shell,
+        })
+    }
+
+    /// Nanoseconds for [`SPAWNS`].
+    fn time(&mut self) -> Result<u64> {
+        let begin = Instant::now();
+        self.to.write_all(b"\n")?;
+        ensure!(
+            self.from.read_line(&mut String::new())? != 0,
+            "a shell of the load ended"
+        );
+        Ok(u64::try_from(begin.elapsed().as_nanos())?)
+    }
+
+    fn end(self) -> Child {
+        self.shell
+    }
 }

@@ -151,7 +151,7 @@ pub fn shell(script: &str, dir: Option<&Path>) -> Result<Child> {
         .arg("-c")
         .arg(script)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null());
+        .stdout(Stdio::piped());
     if let Some(dir) = dir {
         command.arg(dir);
     }
