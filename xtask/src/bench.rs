@@ -28,8 +28,13 @@ mod pipeline;
 mod stats;
 mod storm;
 mod subject;
+pub mod work;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -99,6 +104,31 @@ struct Bench {
 }
 
 impl Bench {
+    /// Gives `use_it` a bench with a directory that is there as long.
+    fn with<T>(
+        tracer: &Path,
+        quick: bool,
+        policy: Policy,
+        use_it: impl FnOnce(&Self) -> T,
+    ) -> Result<T> {
+        let parts = build_parts()?;
+        mounts::ensure()?;
+        let dir = workspace::target().join(format!("bench-{}", std::process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let bench = Self {
+            tracer: tracer.to_owned(),
+            parts,
+            quick,
+            policy,
+            dir,
+        };
+        let used = use_it(&bench);
+        // Recordings are large.
+        let removed = fs::remove_dir_all(&bench.dir);
+        removed.with_context(|| format!("cannot remove {}", bench.dir.display()))?;
+        Ok(used)
+    }
+
     /// A number that `--quick` makes smaller.
     fn scaled<T>(&self, whole: T, quick: T) -> T {
         if self.quick { quick } else { whole }
@@ -114,21 +144,10 @@ struct Results {
 
 pub fn main(args: &Args) -> Result<ExitCode> {
     let tracer = build::build(args.profile, &args.what)?;
-    let parts = build_parts()?;
-    mounts::ensure()?;
-    let dir = workspace::target().join(format!("bench-{}", std::process::id()));
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let bench = Bench {
-        tracer,
-        parts,
-        quick: args.quick,
-        policy: args.what.policy,
-        dir,
-    };
-    let results = measure(&bench, &args.rows);
-    // Recordings are large.
-    let removed = fs::remove_dir_all(&bench.dir);
-    removed.with_context(|| format!("cannot remove {}", bench.dir.display()))?;
+    let policy = args.what.policy;
+    let results = Bench::with(&tracer, args.quick, policy, |bench| {
+        measure(bench, &args.rows)
+    })?;
     line::print(&results.lines);
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&results.lines)?;

@@ -1,11 +1,14 @@
 //! `cargo xtask build`: the eBPF object, then the one binary with the object inside.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::{command, ebpf, packages::Policy, say, workspace};
+use crate::{command, dist, ebpf, packages::Policy, say, workspace};
 
 /// Build the eBPF programs and the one self-contained binary
 ///
@@ -14,7 +17,8 @@ use crate::{command, ebpf, packages::Policy, say, workspace};
 /// is installed with apt, or named with the command that installs it, after saying what and why.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// `release` is optimised as a whole, `fast` builds quickly and runs nearly as fast
+    /// `release` is optimised as a whole; `dist` is the one to ship, shaped by what the other does
+    /// at work on this machine (needs root, and half an hour); `fast` builds quickly
     #[arg(long, value_enum, default_value_t = Profile::Release)]
     profile: Profile,
     #[command(flatten)]
@@ -33,14 +37,16 @@ pub struct What {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
+    Dist,
     Release,
     Fast,
 }
 
 impl Profile {
-    /// Cargo's profile and the directory below `target`.
+    /// The directory below `target`; cargo's profile too, but for `dist`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Dist => "dist",
             Self::Release => "release",
             Self::Fast => "fast",
         }
@@ -60,6 +66,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 /// Builds both halves; gives the binary's path.
 pub fn build(profile: Profile, what: &What) -> Result<PathBuf> {
     ebpf::build(&what.features, what.policy)?;
+    match profile {
+        Profile::Dist => dist::build(what)?,
+        Profile::Release | Profile::Fast => command::run(&mut cargo(profile, what))
+            .context("could not build tracer: see the compiler's message above")?,
+    }
+    Ok(profile.binary())
+}
+
+/// Builds the half that is not eBPF.
+pub fn cargo(profile: Profile, what: &What) -> Command {
     let mut cargo = command::cargo();
     cargo.current_dir(workspace::root()).args([
         "build",
@@ -71,6 +87,5 @@ pub fn build(profile: Profile, what: &What) -> Result<PathBuf> {
     if !what.features.is_empty() {
         cargo.arg("--features").arg(what.features.join(","));
     }
-    command::run(&mut cargo).context("could not build tracer: see the compiler's message above")?;
-    Ok(profile.binary())
+    cargo
 }

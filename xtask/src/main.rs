@@ -12,6 +12,7 @@
 //!  setup ──▶ probe (this machine) ──▶ toolchain (the pure choice)  ·  linker (built where none fits)
 //!
 //!  bench ──▶ build, mounts (what tracer costs, and how soon it tells)
+//!  build ──▶ dist ──▶ bench (the binary to ship is shaped by its work)
 //!  demo ───▶ build, mounts (all of it at work on this machine)
 //!
 //!  test ──▶ vm (QEMU) ──▶ kernels (Debian's, fetched once; their BTF)
@@ -32,6 +33,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod kernels;

@@ -90,6 +90,24 @@ fn compiler(name: String, rustc: PathBuf, cargo: Option<PathBuf>) -> Option<Comp
     })
 }
 
+/// The compiler of this very workspace.
+pub struct HostCompiler {
+    pub triple: String,
+    pub sysroot: PathBuf,
+    pub llvm: u32,
+}
+
+pub fn host_compiler() -> Option<HostCompiler> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let about = command::probe(Command::new(&rustc).arg("-vV"))?;
+    let sysroot = command::probe(Command::new(&rustc).args(["--print", "sysroot"]))?;
+    Some(HostCompiler {
+        triple: field(&about, "host: ")?.to_owned(),
+        sysroot: PathBuf::from(sysroot.trim_end()),
+        llvm: field(&about, "LLVM version: ").and_then(version)?.0,
+    })
+}
+
 fn linkers() -> Vec<Linker> {
     [
         Some(workspace::tools().join("bin/bpf-linker")),
@@ -121,7 +139,7 @@ fn linked_llvm(ldd: &str) -> Option<u32> {
 }
 
 /// Debian keeps each LLVM under a prefix of its own; elsewhere llvm-config tells.
-fn llvms() -> Vec<Llvm> {
+pub fn llvms() -> Vec<Llvm> {
     let configs = LINKER_LLVMS.flat_map(|n| {
         [
             PathBuf::from(format!("/usr/lib/llvm-{n}/bin/llvm-config")),

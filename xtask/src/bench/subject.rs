@@ -42,12 +42,15 @@ pub fn now(clock: ClockId) -> u64 {
 }
 
 impl Subject {
-    /// `tracer run`, after `node.synced`; what it says from then on is kept.
+    /// `tracer run` without a socket, after `node.synced`; what it says from then on is kept.
     pub fn tracer(bench: &Bench, flags: &[&str]) -> Result<Self> {
+        Self::run(bench, &[&["--socket=none"], flags].concat())
+    }
+
+    /// `tracer run`, likewise.
+    pub fn run(bench: &Bench, flags: &[&str]) -> Result<Self> {
         let mut command = Command::new(&bench.tracer);
-        command
-            .args(["run", "--format", "json", "--socket", "none"])
-            .args(flags);
+        command.args(["run", "--format", "json"]).args(flags);
         Self::start(command, "\"type\":\"node.synced\"")
     }
 
@@ -57,7 +60,8 @@ impl Subject {
         Self::start(command, "\n")
     }
 
-    fn start(mut command: Command, ready: &str) -> Result<Self> {
+    /// Waits until the command has written `ready`.
+    pub fn start(mut command: Command, ready: &str) -> Result<Self> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
