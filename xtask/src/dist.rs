@@ -20,12 +20,13 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     bench,
     build::{self, Profile, What},
     command,
+    privilege::Privilege,
     probe::{self, HostCompiler},
     say, workspace,
 };
@@ -35,6 +36,9 @@ const LLD: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds `target/dist/tracer`; the eBPF object is there.
 pub fn build(what: &What) -> Result<()> {
+    if Privilege::find()? != Privilege::Root {
+        bail!("needs root: the first build traces this host, to be counted");
+    }
     let compiler = probe::host_compiler().context("no rustc")?;
     let profdata = profdata(&compiler)?;
     let dir = workspace::target().join("dist");
