@@ -75,9 +75,8 @@ fn rustup_which(toolchain: &str, program: &str) -> Option<PathBuf> {
 }
 
 fn compiler(name: String, rustc: PathBuf, cargo: Option<PathBuf>) -> Option<Compiler> {
-    let about = command::probe(Command::new(&rustc).arg("-vV"))?;
-    let sysroot = command::probe(Command::new(&rustc).args(["--print", "sysroot"]))?;
-    let library = Path::new(sysroot.trim_end()).join("lib/rustlib/src/rust/library");
+    let (about, sysroot) = asked(&rustc)?;
+    let library = sysroot.join("lib/rustlib/src/rust/library");
     Some(Compiler {
         name,
         version: field(&about, "release: ").and_then(version)?,
@@ -90,6 +89,13 @@ fn compiler(name: String, rustc: PathBuf, cargo: Option<PathBuf>) -> Option<Comp
     })
 }
 
+/// What a compiler says of itself, and its sysroot.
+fn asked(rustc: &Path) -> Option<(String, PathBuf)> {
+    let about = command::probe(Command::new(rustc).arg("-vV"))?;
+    let sysroot = command::probe(Command::new(rustc).args(["--print", "sysroot"]))?;
+    Some((about, PathBuf::from(sysroot.trim_end())))
+}
+
 /// The compiler of this very workspace.
 pub struct HostCompiler {
     pub triple: String,
@@ -99,11 +105,10 @@ pub struct HostCompiler {
 
 pub fn host_compiler() -> Option<HostCompiler> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let about = command::probe(Command::new(&rustc).arg("-vV"))?;
-    let sysroot = command::probe(Command::new(&rustc).args(["--print", "sysroot"]))?;
+    let (about, sysroot) = asked(Path::new(&rustc))?;
     Some(HostCompiler {
         triple: field(&about, "host: ")?.to_owned(),
-        sysroot: PathBuf::from(sysroot.trim_end()),
+        sysroot,
         llvm: field(&about, "LLVM version: ").and_then(version)?.0,
     })
 }
