@@ -35,10 +35,9 @@ fn every_crate_inherits_the_lints() -> Result<()> {
 }
 
 #[test]
-fn unsafe_code_is_forbidden_outside_the_ebpf_crate() -> Result<()> {
+fn unsafe_code_is_forbidden_outside_the_ebpf_crate_and_the_ring() -> Result<()> {
     for (name, file) in [
         ("tests", "src/lib.rs"),
-        ("tracer", "src/lib.rs"),
         ("tracer", "src/main.rs"),
         ("tracer-common", "src/lib.rs"),
         ("xtask", "src/main.rs"),
@@ -47,6 +46,17 @@ fn unsafe_code_is_forbidden_outside_the_ebpf_crate() -> Result<()> {
         ensure!(
             source.contains("#![forbid(unsafe_code)]"),
             "{name}/{file} does not forbid unsafe code"
+        );
+    }
+    let library = root().join("tracer/src");
+    let denies = read(&library.join("lib.rs"))?.contains("#![deny(unsafe_code)]");
+    ensure!(denies, "tracer/src/lib.rs does not deny unsafe code");
+    for file in sources(&library)? {
+        let lifts = read(&file)?.contains("    unsafe_code,");
+        ensure!(
+            lifts == file.ends_with("kernel/ring.rs"),
+            "{}: unsafe code is for kernel/ring.rs",
+            file.display()
         );
     }
     Ok(())

@@ -49,6 +49,9 @@ pub const ARGS_LEN: usize = 1024;
 /// Bytes of argument vector of a container runtime's own process.
 pub const RUNTIME_ARGS_LEN: usize = 4096;
 
+/// Bytes of the longest record: an exec of a container runtime.
+pub const MAX_RECORD: usize = size_of::<Exec>() + FILENAME_LEN + RUNTIME_ARGS_LEN;
+
 /// Hierarchies whose cgroups the programs can look up from a task: the unified one and the v1
 /// controllers (`CGROUP_SUBSYS_COUNT` is at most 14 so far).
 pub const MAX_HIERARCHIES: usize = 16;

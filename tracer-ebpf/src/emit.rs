@@ -10,7 +10,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str_bytes},
     maps::ring_buf::RingBufEntry,
 };
-use tracer_common::{ABI_VERSION, Head, loss};
+use tracer_common::{ABI_VERSION, Head, MAX_RECORD, loss};
 
 use crate::{
     maps::{EVENTS, count_loss, lost_total, take_reader_idle},
@@ -30,6 +30,7 @@ pub enum Class {
 /// Reserves a `T`, or counts the loss.
 #[inline(always)]
 pub fn reserve<T: 'static>(kind: u16, class: Class) -> Option<RingBufEntry<T>> {
+    const { assert!(size_of::<T>() <= MAX_RECORD) };
     if class == Class::Bulk {
         let limit = RING_BYTES.load() / 4 * 3;
         if EVENTS.query(BPF_RB_AVAIL_DATA.into()) > limit {

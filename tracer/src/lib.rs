@@ -12,7 +12,7 @@
 //! pure: no clock, no I/O; [`engine`] ties it together, so that a recording replays through exactly
 //! the code that runs live.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cli;
 pub mod clock;

@@ -45,10 +45,7 @@ mod wait;
 use std::{collections::BTreeMap, fs::File, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use aya::{
-    maps::{MapData, RingBuf},
-    programs::links::FdLink,
-};
+use aya::programs::links::FdLink;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
@@ -71,7 +68,7 @@ use crate::{
     enrich::{Source, Sources},
     filter::Filter,
     format::Format,
-    kernel::{freezers, hierarchies::Hierarchies, load::Kernel},
+    kernel::{freezers, hierarchies::Hierarchies, load::Kernel, ring::Ring},
     lifecycle::{Metadata, Snapshot},
     metadata::Answer,
     metrics::Metrics,
@@ -158,7 +155,7 @@ const BULK_DRAIN: Duration = Duration::from_millis(5);
 /// The loop's state.
 struct Live {
     core: Core,
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
     hierarchies: Hierarchies,
     clock_set: AsyncFd<OwnedFd>,
     clock: Watch,
@@ -310,7 +307,7 @@ impl Live {
         let ring = self.ring.get_mut();
         let mut taken = 0_u64;
         // A record's place in the ring is given back when it is dropped: after it is in the journal.
-        while let Some(record) = ring.next() {
+        while let Some(record) = ring.next()? {
             taken += 1;
             self.core.record(&record)?;
         }

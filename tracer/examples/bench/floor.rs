@@ -22,7 +22,7 @@ pub fn run() -> anyhow::Result<()> {
     // An empty line says that the programs are attached.
     rustix::io::write(stdout, b"\n").context("cannot write")?;
     loop {
-        while let Some(record) = kernel.ring.next() {
+        while let Some(record) = kernel.ring.next()? {
             match rustix::io::write(stdout, &record) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::PIPE) => return Ok(()),

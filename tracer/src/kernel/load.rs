@@ -20,7 +20,7 @@ use std::{
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, RingBuf},
+    maps::{HashMap, Map, MapData},
     programs::{
         BtfTracePoint, ProgramError,
         links::{FdLink, PinnedLink},
@@ -33,6 +33,7 @@ use super::{
     btf::{Btf, BtfError},
     hierarchies::Hierarchies,
     needs::{self, PROGRAMS},
+    ring::Ring,
     tables::Tables,
 };
 
@@ -69,6 +70,8 @@ pub enum LoadError {
     Object(&'static str),
     #[error("a map operation failed: {0}")]
     Map(#[from] aya::maps::MapError),
+    #[error("the ring buffer cannot be mapped: {0}")]
+    Ring(io::Error),
     #[error("{operation} {path} failed: {why}")]
     Pins {
         operation: &'static str,
@@ -85,7 +88,7 @@ impl LoadError {
     #[must_use]
     pub const fn is_the_hosts(&self) -> bool {
         match self {
-            Self::Object(_) | Self::Map(_) | Self::Pins { .. } => false,
+            Self::Object(_) | Self::Map(_) | Self::Ring(_) | Self::Pins { .. } => false,
             Self::Loader { host, .. } => *host,
             Self::NoBtf(_)
             | Self::BadBtf(_)
@@ -153,7 +156,7 @@ pub struct Loaded {
 pub struct Kernel {
     pub facts: Facts,
     pub tables: Tables,
-    pub ring: RingBuf<MapData>,
+    pub ring: Ring,
     /// What keeps the programs attached, unless they are pinned.
     pub links: Vec<FdLink>,
     /// What the programs log.
@@ -259,7 +262,7 @@ impl Loaded {
         let log = aya_log::EbpfLogger::init(&mut programs)
             .map_err(|_error| LoadError::Object("AYA_LOGS: build with `--features log`"))?;
         let mut take = |name: &'static str| programs.take_map(name).ok_or(LoadError::Object(name));
-        let ring = RingBuf::try_from(take(EVENTS)?)?;
+        let ring = ring_of(take(EVENTS)?)?;
         let tables = Tables::new(take, &facts.slots)?;
         Ok(Kernel {
             facts,
@@ -284,7 +287,7 @@ impl Kernel {
             let data = MapData::from_pin(directory.join(name))?;
             Ok(Map::from_map_data(data)?)
         };
-        let ring = RingBuf::try_from(take(EVENTS)?)?;
+        let ring = ring_of(take(EVENTS)?)?;
         let tables = Tables::new(take, &facts.slots)?;
         let mut links = Vec::new();
         for Attached { name, .. } in facts.report.iter().filter(|one| one.error.is_none()) {
@@ -301,6 +304,14 @@ impl Kernel {
             #[cfg(feature = "log")]
             log: None,
         })
+    }
+}
+
+/// The reader's end of the map.
+fn ring_of(map: Map) -> Result<Ring, LoadError> {
+    match map {
+        Map::RingBuf(map) => Ring::new(map).map_err(LoadError::Ring),
+        _ => Err(LoadError::Object(EVENTS)),
     }
 }
 

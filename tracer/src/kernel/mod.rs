@@ -5,7 +5,7 @@
 //! mountinfo, /proc/cgroups ─▶ hierarchies ─▶ slots ─────┴─▶ load ─▶ programs, maps, attach report
 //!                                  (a process of its own: loader)      │
 //!                          daemon ◀─ Kernel::open ◀─── pins (bpffs) ◀──┘
-//! ring buffer ─▶ bytes of one record at a time ─▶ crate::decode
+//! ring ─▶ bytes of one record at a time ─▶ crate::decode
 //! ```
 
 pub mod btf;
@@ -15,4 +15,5 @@ pub mod load;
 pub mod loader;
 pub mod needs;
 pub mod pins;
+pub mod ring;
 pub mod tables;

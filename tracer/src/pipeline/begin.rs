@@ -259,7 +259,7 @@ impl Live {
         match ended {
             Ended::Pinned(newest) => {
                 if let Some(newest) = newest
-                    && let Some(record) = self.ring.get_mut().next()
+                    && let Some(record) = self.ring.get_mut().next()?
                     && trim(&record) != trim(&newest)
                 {
                     self.core.record(&record)?;
@@ -272,11 +272,16 @@ impl Live {
                 newest,
             } => {
                 let now = boot_now();
-                let next = newest.and_then(|newest| {
-                    // The journal is unfinished: were it lost by a kill, a gap would tell so.
-                    let record: Box<[u8]> = (*self.ring.get_mut().next()?).into();
-                    (trim(&record) != trim(&newest)).then_some(record)
-                });
+                // The journal is unfinished: were it lost by a kill, a gap would tell so.
+                let next = match newest {
+                    Some(newest) => self
+                        .ring
+                        .get_mut()
+                        .next()?
+                        .filter(|record| trim(record) != trim(&newest))
+                        .map(|record| Box::from(&*record)),
+                    None => None,
+                };
                 self.core.losses.last_record = now;
                 self.core.gap(since, now, BTreeMap::new(), Some(&reason))?;
                 self.core.losses.repair = false;

@@ -107,7 +107,7 @@ impl Live {
         let mut snapshot = reconcile::scan(&self.hierarchies, &mut self.core.doing.tables);
         let mut collected: Vec<Box<[u8]>> = first.into_iter().collect();
         let ring = self.ring.get_mut();
-        while let Some(record) = ring.next() {
+        while let Some(record) = ring.next()? {
             collected.push((*record).into());
         }
         let mut meanwhile = Meanwhile::default();
