@@ -9,16 +9,23 @@
 //! Both are measured from the same moment, the kernel's time stamp in tracer's record, to the end of
 //! the `read(2)` that completes the line, in one process by one clock. A container is made by its
 //! runtime, runs a short sleep and ends; the next one follows when everybody has told of it.
+//!
+//! Then, in tracer's place, the floor of the benchmark: a minimal reader of the same ring, for as many
+//! containers of Docker. What it takes nobody can take less of.
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
+use tracer::decode::{What, decode};
+use tracer::time::{BootNs, boot_now};
+use tracer_common::{Head, flags};
 
 use crate::command::{Leash, Process};
 use crate::runtimes::{Containerd, Docker, Podman};
@@ -37,12 +44,12 @@ const WORKLOAD: [&str; 2] = ["/bin/sleep", "0.2"];
 const EVENTS: [&str; 2] = ["start", "die"];
 
 /// Compares with each runtime over so many lives; gives, for each and each event, the nanoseconds that
-/// tracer and the runtime took.
-pub fn compare(lives: usize) -> Result<Value> {
+/// tracer and the runtime took, and for Docker those that the floor took.
+pub fn compare(lives: usize, floor: &Path) -> Result<Value> {
     let compared = [
-        compare_with("docker", lives, docker),
-        compare_with("podman", lives, podman),
-        compare_with("ctr", lives, ctr),
+        compare_with("docker", lives, docker, Some(floor)),
+        compare_with("podman", lives, podman, None),
+        compare_with("ctr", lives, ctr, None),
     ];
     Ok(compared.into_iter().flatten().collect())
 }
@@ -150,14 +157,24 @@ const fn since(of_day: u64, wall_ns: u64) -> u64 {
 }
 
 /// One runtime, as a value for each event; a runtime that is not there is one that says why.
-fn compare_with(name: &str, lives: usize, peer: fn() -> Result<Peer>) -> Vec<Value> {
-    match peer().and_then(|peer| compare_lives(name, lives, peer)) {
+fn compare_with(
+    name: &str,
+    lives: usize,
+    peer: fn() -> Result<Peer>,
+    floor: Option<&Path>,
+) -> Vec<Value> {
+    match peer().and_then(|peer| compare_lives(name, lives, peer, floor)) {
         Ok(compared) => compared,
         Err(error) => vec![json!({"peer": name, "error": format!("{error:#}")})],
     }
 }
 
-fn compare_lives(name: &str, lives: usize, mut peer: Peer) -> Result<Vec<Value>> {
+fn compare_lives(
+    name: &str,
+    lives: usize,
+    mut peer: Peer,
+    floor: Option<&Path>,
+) -> Result<Vec<Value>> {
     let mut tracer = Command::new(binary());
     tracer.args(["run", "--format", "json", "--socket", "none"]);
     let mut ours = Stream::start(&mut tracer, "tracer")?;
@@ -188,10 +205,102 @@ fn compare_lives(name: &str, lives: usize, mut peer: Peer) -> Result<Vec<Value>>
             }
         }
     }
+    drop((ours, theirs));
+    let mut least = match floor {
+        Some(floor) => live_beside(floor, name, lives, &mut peer)?,
+        None => BTreeMap::new(),
+    };
     let values = told.into_iter().map(|(event, (ours, theirs))| {
-        json!({"peer": name, "event": event, "tracer_ns": ours, "peer_ns": theirs})
+        let floor = least.remove(event).unwrap_or_default();
+        json!({"peer": name, "event": event, "tracer_ns": ours, "peer_ns": theirs, "floor_ns": floor})
     });
     Ok(values.collect())
+}
+
+/// The floor, for containers of a runtime whose own events somebody follows as well.
+fn live_beside(
+    floor: &Path,
+    name: &str,
+    lives: usize,
+    peer: &mut Peer,
+) -> Result<BTreeMap<&'static str, Vec<u64>>> {
+    let mut command = Command::new(floor);
+    let mut reader = command
+        .arg("floor")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("start the floor")?;
+    let mut stdout = reader.stdout.take().context("its standard output")?;
+    let reader = Process::new(reader, "the floor")?;
+    let leash = Leash::new(&reader)?;
+    // An empty line says that the programs are attached.
+    stdout
+        .read_exact(&mut [0])
+        .context("the floor is not ready")?;
+    let records = thread::spawn(move || latencies(stdout));
+    let _theirs = Stream::start(&mut peer.events, name)?;
+    for _ in 0..=lives {
+        (peer.live)()?;
+    }
+    // Killed: what it forwarded is in the pipe.
+    drop(leash);
+    drop(reader);
+    let Ok(mut told) = records.join() else {
+        bail!("the floor was not read to its end");
+    };
+    for (event, all) in &mut told {
+        ensure!(
+            all.len() == lives + 1,
+            "the floor told {event} {} times",
+            all.len()
+        );
+        // As above, the first is not counted.
+        all.remove(0);
+    }
+    Ok(told)
+}
+
+/// Nanoseconds from the kernel's time stamp to the `read(2)` that completes a record, of those that make
+/// a start or an end.
+fn latencies(mut stdout: ChildStdout) -> BTreeMap<&'static str, Vec<u64>> {
+    let mut told: BTreeMap<_, Vec<u64>> = EVENTS.map(|event| (event, Vec::new())).into();
+    let mut rest: Vec<u8> = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(len @ 1..) = stdout.read(&mut buffer) {
+        let now = boot_now();
+        rest.extend_from_slice(buffer.get(..len).unwrap_or_default());
+        while let Some(record) = length_of(&rest).and_then(|len| rest.get(..len)) {
+            if let Ok(event) = decode(record) {
+                let name = match event.what {
+                    What::Exec(exec) if is_of_init(exec.flags) => "start",
+                    What::Exit { flags, .. } if is_of_init(flags) => "die",
+                    _ => "",
+                };
+                if let Some(all) = told.get_mut(name) {
+                    all.push(now.since(BootNs(event.time_ns)));
+                }
+            }
+            let len = record.len();
+            rest.drain(..len);
+        }
+    }
+    told
+}
+
+/// Of the process that a runtime brought into a container; there are no exec sessions here.
+const fn is_of_init(bits: u32) -> bool {
+    bits & (flags::TRACKED | flags::LANDED) == flags::TRACKED | flags::LANDED
+}
+
+/// Bytes of the record that begins here, as its head says.
+fn length_of(bytes: &[u8]) -> Option<usize> {
+    let bytes = bytes
+        .get(std::mem::offset_of!(Head, len)..)?
+        .first_chunk()?;
+    let len = usize::try_from(u32::from_ne_bytes(*bytes)).ok()?;
+    Some(len.max(size_of::<Head>()))
 }
 
 /// A program whose lines are read with the time of their coming.

@@ -5,7 +5,7 @@
 //!                        (bench::work)
 //! ```
 //!
-//! What often runs is made fast, what never ran is made small, and what ran lies together in the file,
+//! What often runs is made fast, what hardly ran is made small, and what ran lies together in the file,
 //! first what a daemon runs. The kernel maps a file by neighbourhoods of 64 KiB (`fault_around_bytes`),
 //! and each counts whole as the daemon's memory: of a text that lies as its crates were linked, a few
 //! functions here and there make most of it count.
@@ -78,11 +78,7 @@ pub fn build(what: &What) -> Result<()> {
     fs::write(&order, in_order(&daemon, &all).join("\n") + "\n")
         .with_context(|| format!("cannot write {}", order.display()))?;
     say::note("second build: shaped by that");
-    let mut flags = vec![
-        format!("-Cprofile-use={}", profile.display()),
-        // Only what never ran is cold; what runs once, at the start, is not.
-        "-Cllvm-args=-profile-summary-cold-count=0".to_owned(),
-    ];
+    let mut flags = vec![format!("-Cprofile-use={}", profile.display())];
     // Other targets' linker has no such option.
     if compiler.triple == LLD {
         flags.push(format!(

@@ -6,9 +6,13 @@ use std::io::{self, Write as _};
 
 use tracer_tests::{Context as _, Result, peers};
 
-/// The first argument is the number of containers of each runtime.
+/// The first argument is the number of containers of each runtime, the second what can be the floor.
 fn main() -> Result<()> {
-    let lives = std::env::args().nth(1).context("how many containers?")?;
-    let lives = lives.parse().context("a number of containers")?;
-    writeln!(io::stdout(), "{}", peers::compare(lives)?).context("cannot write")
+    let mut args = std::env::args_os().skip(1);
+    let lives = args.next().context("how many containers?")?;
+    let lives = lives.to_string_lossy().parse();
+    let lives = lives.context("a number of containers")?;
+    let floor = args.next().context("what is the floor?")?;
+    let compared = peers::compare(lives, floor.as_ref())?;
+    writeln!(io::stdout(), "{compared}").context("cannot write")
 }

@@ -58,12 +58,11 @@ pub fn run(args: ReplayArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is read at once: little enough that it is still in the processor's second cache when it is
-/// taken up.
-const BUFFER_BYTES: usize = 128 << 10;
+/// What is read at once. It shares the processor's second cache with the lines and the table.
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// Lines that are written together.
-const BATCH_BYTES: usize = 64 << 10;
+const BATCH_BYTES: usize = 32 << 10;
 
 /// False when the reader went away.
 fn write(out: &mut impl io::Write, lines: &[u8]) -> Result<bool, Failure> {

@@ -3,18 +3,21 @@
 //! Every event asks a few times what its cgroup is. A tree answers in as many steps as it has levels,
 //! each of which is a miss of the processor's cache on a host with many containers; a hash in one. What
 //! is told in order (snapshots, pages of the socket, journals) walks a set of the keys beside it, which
-//! only births and deaths pay for. Large values lie beside the table: a third of its slots is empty, and
-//! growing it moves all of them.
+//! only births and deaths pay for. Large values lie beside the table, and their keys with them: so the
+//! table of ten thousand fits into the processor's second cache, and the one miss that finds a key has
+//! found what is asked of the value as well.
 //!
 //! The hash has no secret. Keys are numbers that the kernel gives out one after the other; nobody
 //! chooses them so that they collide.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     hash::{BuildHasher, BuildHasherDefault, Hash, Hasher},
     ops::RangeBounds,
 };
 
+use hashbrown::HashTable;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Room that is not given back.
@@ -22,9 +25,13 @@ const SMALL: usize = 64;
 
 /// Memory follows what is there, with room for as much again.
 pub(super) fn give_back<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
-    if map.capacity() > SMALL.max(map.len() * 8) {
+    if has_too_much(map.capacity(), map.len()) {
         map.shrink_to(map.len() * 2);
     }
+}
+
+fn has_too_much(room: usize, taken: usize) -> bool {
+    room > SMALL.max(taken * 8)
 }
 
 /// A map by numbers, written in their order but never walked.
@@ -32,10 +39,16 @@ pub(super) fn give_back<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V,
 pub(super) struct ByNumber<K: Eq + Hash, V>(HashMap<K, V, BuildHasherDefault<Mix>>);
 
 /// A map by numbers to large values.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Keyed<K: Eq + Hash + Ord, V> {
-    by_key: HashMap<K, Box<V>, BuildHasherDefault<Mix>>,
+pub(super) struct Keyed<K, V> {
+    by_key: HashTable<Box<Pair<K, V>>>,
     order: BTreeSet<K>,
+}
+
+/// A value behind its key.
+#[repr(C)]
+struct Pair<K, V> {
+    key: K,
+    value: V,
 }
 
 impl<K: Eq + Hash, V> Default for ByNumber<K, V> {
@@ -88,10 +101,16 @@ where
     }
 }
 
-impl<K: Copy + Eq + Hash + Ord, V> Default for Keyed<K, V> {
+fn hash_of<K: Hash>(key: &K) -> u64 {
+    let mut mix = Mix::default();
+    key.hash(&mut mix);
+    mix.finish()
+}
+
+impl<K, V> Default for Keyed<K, V> {
     fn default() -> Self {
         Self {
-            by_key: HashMap::default(),
+            by_key: HashTable::new(),
             order: BTreeSet::new(),
         }
     }
@@ -107,30 +126,44 @@ impl<K: Copy + Eq + Hash + Ord, V> Keyed<K, V> {
     }
 
     pub(super) fn contains_key(&self, key: &K) -> bool {
-        self.by_key.contains_key(key)
+        self.get(key).is_some()
     }
 
     pub(super) fn get(&self, key: &K) -> Option<&V> {
-        self.by_key.get(key).map(AsRef::as_ref)
+        let pair = self.by_key.find(hash_of(key), |pair| pair.key == *key)?;
+        Some(&pair.value)
     }
 
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.by_key.get_mut(key).map(AsMut::as_mut)
+        let pair = self
+            .by_key
+            .find_mut(hash_of(key), |pair| pair.key == *key)?;
+        Some(&mut pair.value)
     }
 
-    pub(super) fn insert(&mut self, key: K, value: V) -> Option<Box<V>> {
-        let before = self.by_key.insert(key, Box::new(value));
-        if before.is_none() {
-            self.order.insert(key);
+    /// In place of the value that the key has.
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        if let Some(before) = self.get_mut(&key) {
+            *before = value;
+            return;
         }
-        before
+        let pair = Box::new(Pair { key, value });
+        self.by_key
+            .insert_unique(hash_of(&key), pair, |pair| hash_of(&pair.key));
+        self.order.insert(key);
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<Box<V>> {
-        let value = self.by_key.remove(key)?;
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let found = self
+            .by_key
+            .find_entry(hash_of(key), |pair| pair.key == *key);
+        let (pair, _) = found.ok()?.remove();
         self.order.remove(key);
-        give_back(&mut self.by_key);
-        Some(value)
+        if has_too_much(self.by_key.capacity(), self.len()) {
+            self.by_key
+                .shrink_to(self.len() * 2, |pair| hash_of(&pair.key));
+        }
+        Some(pair.value)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
@@ -139,7 +172,7 @@ impl<K: Copy + Eq + Hash + Ord, V> Keyed<K, V> {
 
     /// In no order.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.by_key.values_mut().map(AsMut::as_mut)
+        self.by_key.iter_mut().map(|pair| &mut pair.value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
@@ -149,6 +182,20 @@ impl<K: Copy + Eq + Hash + Ord, V> Keyed<K, V> {
     pub(super) fn range(&self, keys: impl RangeBounds<K>) -> impl Iterator<Item = (&K, &V)> {
         let keys = self.order.range(keys);
         keys.filter_map(|key| Some((key, self.get(key)?)))
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, V: PartialEq> PartialEq for Keyed<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<K: Copy + Eq + Hash + Ord, V: Eq> Eq for Keyed<K, V> {}
+
+impl<K: Copy + Eq + Hash + Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for Keyed<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -224,10 +271,10 @@ mod tests {
     fn walks_in_order_whatever_was_done_to_it() {
         let mut map: Keyed<u32, u32> = (0..1000).rev().map(|key| (key, key * 2)).collect();
         for key in (0..1000).filter(|key| key % 10 != 0) {
-            assert_eq!(map.remove(&key).as_deref(), Some(&(key * 2)));
+            assert_eq!(map.remove(&key), Some(key * 2));
             assert_eq!(map.remove(&key), None);
         }
-        assert_eq!(map.insert(20, 1).as_deref(), Some(&40));
+        map.insert(20, 1);
         assert_eq!(map.len(), 100);
         let kept: Vec<u32> = map.iter().map(|(key, _)| *key).collect();
         assert_eq!(kept, (0..1000).step_by(10).collect::<Vec<_>>());

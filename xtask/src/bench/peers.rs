@@ -26,6 +26,8 @@ enum Compared {
         event: String,
         tracer_ns: Vec<u64>,
         peer_ns: Vec<u64>,
+        /// Empty where the floor was not measured.
+        floor_ns: Vec<u64>,
     },
     Failed {
         peer: String,
@@ -48,6 +50,7 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
     let mut compare = Command::new(harness);
     compare
         .arg(bench.scaled(30, 5).to_string())
+        .arg(&bench.parts)
         .env("TRACER_BIN", &bench.tracer);
     let text = command::probe(&mut compare).context("the comparison with runtimes failed")?;
     let compared: Vec<Compared> = serde_json::from_str(&text)?;
@@ -67,13 +70,14 @@ pub fn measure(bench: &Bench, results: &mut Results) -> Result<()> {
 }
 
 fn line(compared: Compared) -> Line {
-    let (peer, event, mut ours, mut theirs) = match compared {
+    let (peer, event, mut ours, mut theirs, mut least) = match compared {
         Compared::Told {
             peer,
             event,
             tracer_ns,
             peer_ns,
-        } => (peer, event, tracer_ns, peer_ns),
+            floor_ns,
+        } => (peer, event, tracer_ns, peer_ns, floor_ns),
         Compared::Failed { peer, error } => {
             return Line::skipped(format!("latency against `{peer} events`"), error);
         }
@@ -90,10 +94,17 @@ fn line(compared: Compared) -> Line {
         ),
     )
     .with_peer(format!(
-        "{} (p99 {}, {} containers)",
+        "{} (p99 {}, {} containers){}",
         micros(other),
         micros(p99.1),
-        theirs.len()
+        theirs.len(),
+        if least.is_empty() {
+            String::new()
+        } else {
+            let floor = median(&mut least);
+            let times = ratio(other, floor);
+            format!("; the floor {} = {times:.0}x sooner", micros(floor))
+        }
     ));
     if peer == "docker" {
         // As a time as well, to be held against the floor's: a wake-up alone may take longer.
@@ -128,11 +139,12 @@ mod tests {
 
     #[test]
     fn runtimes_that_are_late_or_missing() {
-        let text = r#"[{"peer":"docker","event":"die","tracer_ns":[1000,2000,3000],"peer_ns":[100000,200000,300000]},
+        let text = r#"[{"peer":"docker","event":"die","tracer_ns":[1000,2000,3000],"peer_ns":[100000,200000,300000],"floor_ns":[500,1000,1500]},
             {"peer":"podman","error":"no podman"}]"#;
         let compared: Vec<Compared> = serde_json::from_str(text).expect("JSON");
         let lines: Vec<Line> = compared.into_iter().map(line).collect();
         assert!(lines[0].measured.ends_with("100x sooner"), "{:?}", lines[0]);
+        assert!(lines[0].peer.ends_with("the floor 1.0 µs = 200x sooner"));
         assert_eq!(lines[0].verdict, super::super::line::Verdict::Pass);
         assert_eq!(lines[1].verdict, super::super::line::Verdict::Skipped);
     }

@@ -33,7 +33,7 @@ pub fn others(tracer: &Path, policy: Policy) -> Result<()> {
     Bench::with(tracer, true, policy, |bench| {
         let results = &mut Results::default();
         pipeline::measure(bench, results)?;
-        growth::measure(bench, results)?;
+        growth::times(bench, results)?;
         gateway::measure(bench, results)
     })?
 }
