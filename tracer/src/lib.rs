@@ -38,6 +38,7 @@ pub mod reconcile;
 pub mod record;
 pub mod recording;
 pub mod render;
+pub mod resident;
 #[cfg(feature = "runtimes")]
 pub mod runtimes;
 pub mod sandbox;

@@ -74,6 +74,7 @@ use crate::{
     metrics::Metrics,
     poll::poll_for,
     record::{Kind, Node},
+    resident,
     sink::{
         file::FileSink,
         socket::Bound,
@@ -204,6 +205,9 @@ pub async fn run(parts: Parts) -> anyhow::Result<End> {
     let mut signals = Signals::new()?;
     let mut live = Live::begin(parts)?;
     service::ready();
+    if let Err(error) = resident::shed() {
+        tracing::debug!(%error, "what the start needed stays in memory");
+    }
     let end = loop {
         if live.core.outlets.reader == Reader::Gone {
             break End::ReaderGone;

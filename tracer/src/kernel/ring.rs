@@ -26,14 +26,11 @@
 //!
 //! # Safety
 //!
-//! The only module of this crate with unsafe code. It maps, reads what the kernel wrote within what it
-//! mapped, and unmaps. The kernel writes nowhere between the two positions but in records that are not
-//! complete; data is mapped read only, and whoever maps it writable is refused.
+//! This module maps, reads what the kernel wrote within what it mapped, and unmaps. The kernel writes
+//! nowhere between the two positions but in records that are not complete; data is mapped read only,
+//! and whoever maps it writable is refused.
 
-#![expect(
-    unsafe_code,
-    reason = "memory that is shared with the kernel; see `Safety` above"
-)]
+#![expect(unsafe_code, reason = "see `Safety` above")]
 
 use std::{
     io,
