@@ -151,9 +151,11 @@ fn tracer_event(line: &str) -> Option<(String, &'static str, u64)> {
 const SECOND_NS: u64 = 1_000_000_000;
 const DAY_NS: u64 = 86_400 * SECOND_NS;
 
-/// From a time of day to a moment less than a day later.
+/// From a time of day to a moment less than half a day later; 0 for one that is not later: containerd
+/// tells a start when it has let the process go, which executes its program a moment after.
 const fn since(of_day: u64, wall_ns: u64) -> u64 {
-    (wall_ns % DAY_NS + DAY_NS - of_day) % DAY_NS
+    let passed = (wall_ns % DAY_NS + DAY_NS - of_day) % DAY_NS;
+    if passed > DAY_NS / 2 { 0 } else { passed }
 }
 
 /// One runtime, as a value for each event; a runtime that is not there is one that says why.
@@ -403,5 +405,6 @@ mod tests {
             Some(("x".to_owned(), "die", 1_000_000_005))
         );
         assert_eq!(since(DAY_NS - 5, 3 * DAY_NS + 5), 10);
+        assert_eq!(since(10, 3 * DAY_NS + 5), 0);
     }
 }
