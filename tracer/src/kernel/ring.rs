@@ -11,7 +11,7 @@
 //! The kernel offers the data twice, one behind the other, so that a record that runs over the end is
 //! in one piece (`kernel/bpf/ringbuf.c`). Every page of such a mapping counts as resident from the
 //! start. Readers map both copies as a whole; this one maps of the second only as far as the longest
-//! record can reach, which is a tenth of all the memory that tracer takes on a small host.
+//! record can reach: with the default ring that is 1 MiB less.
 //!
 //! # Protocol
 //!

@@ -82,10 +82,15 @@ pub fn times(bench: &Bench, results: &mut Results) -> Result<()> {
 /// Instructions and misses of events, among few containers and among many.
 fn work(bench: &Bench, results: &mut Results) -> Result<()> {
     let what = |containers| format!("{containers} containers, work of an event");
-    let (Some(valgrind), Some(cache)) = (command::find("valgrind"), second_cache()) else {
-        let why = "valgrind is not installed, or the kernel does not tell of a second cache";
+    let mut skip = |why| {
         results.lines.push(Line::skipped(what(MOST), why));
-        return Ok(());
+        Ok(())
+    };
+    let Some(valgrind) = command::find("valgrind") else {
+        return skip("valgrind is not installed");
+    };
+    let Some(cache) = second_cache() else {
+        return skip("the kernel does not tell of a second cache");
     };
     let records = bench.scaled(400_000, 100_000);
     let mut first = 0;
